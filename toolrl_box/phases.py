@@ -1,0 +1,107 @@
+"""What a scheme yields and what it gets back: ``RL`` or ``SFT`` out, ``Outcome`` in.
+
+A supervision scheme is a generator of phases. An outcome holds only what a scheme may decide
+upon and what the journal must keep, so replaying recorded outcomes through a fresh generator
+gives the same phases again: that is how a run is resumed and how it is explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from toolrl_box.types import Alarm, Task
+
+Rule = Literal["all_failed", "any_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RL:
+    """``steps`` GRPO steps (one step = one batch of rollouts and its mini-batch updates).
+
+    ``fresh_optimizer`` drops the moments of the previous RL phase, as the published code does.
+    """
+
+    steps: int
+    fresh_optimizer: bool = False
+
+    kind = "rl"
+
+
+@dataclass(frozen=True, slots=True)
+class SFT:
+    """Supervised updates on the gold dialogues of ``tasks``: ``epochs`` passes in order, or
+    exactly ``steps`` updates when given (cycling). The optimiser is always fresh."""
+
+    tasks: tuple[Task, ...]
+    epochs: int = 1
+    steps: int | None = None
+    lr: float | None = None
+
+    kind = "sft"
+
+
+Phase = RL | SFT
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """Rewards of one task's rollouts in one step."""
+
+    step: int
+    task_id: str
+    rewards_G: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a phase did: steps done in it, its groups (RL only), and the alarm that ended it."""
+
+    steps: int
+    groups: tuple[GroupResult, ...] = ()
+    alarm: Alarm | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outcome:
+        alarm = value["alarm"]
+        return cls(
+            steps=value["steps"],
+            groups=tuple(
+                GroupResult(g["step"], g["task_id"], tuple(g["rewards_G"])) for g in value["groups"]
+            ),
+            alarm=None if alarm is None else Alarm(**alarm),
+        )
+
+
+Phases = Generator[Phase, Outcome, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a scheme may know: the RL budget and the training tasks by id."""
+
+    steps: int
+    tasks: Mapping[str, Task]
+
+
+class Scheme(Protocol):
+    """A frozen dataclass whose fields are its knobs."""
+
+    def phases(self, ctx: Context) -> Phases: ...
+
+
+def unsolved(outcome: Outcome, tasks: Mapping[str, Task], rule: Rule) -> tuple[Task, ...]:
+    """Tasks of the outcome that need supervision, each once, in order of appearance.
+
+    ``all_failed``: every rollout of the group failed (the paper's text); ``any_failed``: at least
+    one did (the published code). A rollout fails when its reward is below 1.
+    """
+    failed = all if rule == "all_failed" else any
+    ids = dict.fromkeys(
+        g.task_id for g in outcome.groups if failed(reward < 1.0 for reward in g.rewards_G)
+    )
+    return tuple(tasks[task_id] for task_id in ids)
