@@ -1,0 +1,39 @@
+"""Tool formats: how tools, calls and results are written as text, and read back.
+
+A new format is one new file and one line in ``FORMATS``.
+"""
+
+from __future__ import annotations
+
+from toolrl_box.formats._chatml import DEFAULT_SYSTEM, TOOLS_HEADER, to_chat, to_tools
+from toolrl_box.formats._scan import StreamParser
+from toolrl_box.formats.hermes import Hermes
+from toolrl_box.formats.pythonic import Pythonic
+from toolrl_box.formats.xml import Xml
+from toolrl_box.types import ToolFormat
+
+FORMATS: dict[str, ToolFormat] = {
+    "hermes": Hermes(),
+    "pythonic": Pythonic(),
+    "xml": Xml(),
+}
+
+INSTRUCTIONS: dict[str, str] = {
+    Hermes.name: Hermes.instructions,
+    Pythonic.name: Pythonic.instructions,
+    Xml.name: Xml.instructions,
+}
+"""What closes the tool documents in each format; a tokenizer may make each one token."""
+
+__all__ = [
+    "DEFAULT_SYSTEM",
+    "FORMATS",
+    "INSTRUCTIONS",
+    "TOOLS_HEADER",
+    "Hermes",
+    "Pythonic",
+    "StreamParser",
+    "Xml",
+    "to_chat",
+    "to_tools",
+]
