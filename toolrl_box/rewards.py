@@ -1,0 +1,90 @@
+"""Rewards: pure functions of a finished rollout, and the weighted rubric that sums them.
+
+Input: a ``Rollout``. Output: its reward and the unweighted parts. A reward function that raises
+stops the run: an error turned into a 0 would be learned from.
+
+Left out: length penalties, model judges, and anything that needs the rest of the group.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from toolrl_box.errors import ConfigError, DataError, lookup
+from toolrl_box.types import Rollout
+
+Reward = Callable[[Rollout], float]
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def task_success(rollout: Rollout) -> float:
+    """The environment's verdict, 0.0 or 1.0; an episode that was cut short has not succeeded."""
+    return float(rollout.outcome.get("success", 0.0))
+
+
+def format_share(rollout: Rollout) -> float:
+    """Share of the messages that are whole: no parse error and not cut off; 0.0 without any."""
+    if not rollout.turns:
+        return 0.0
+    whole = [not turn.parsed.errors and not turn.truncated for turn in rollout.turns]
+    return sum(whole) / len(whole)
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation, articles and superfluous space (SQuAD's normalisation)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(rollout: Rollout) -> float:
+    """1.0 when the last message's text is one of ``target["answers"]``, after normalisation.
+
+    Raises :class:`DataError` when the task has no list of answers.
+    """
+    answers = rollout.task.target.get("answers")
+    if not isinstance(answers, list | tuple):
+        raise DataError(
+            f"task '{rollout.task.id}' has no list target['answers'], which exact_match needs"
+        )
+    if not rollout.turns:
+        return 0.0
+    said = normalised(rollout.turns[-1].parsed.text)
+    return float(any(said == normalised(str(answer)) for answer in answers))
+
+
+REWARDS: Mapping[str, Reward] = {
+    "task_success": task_success,
+    "format_share": format_share,
+    "exact_match": exact_match,
+}
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A weighted sum of named rewards. Raises :class:`ConfigError` for an unknown name."""
+
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ConfigError("a rubric without rewards; one of: " + ", ".join(sorted(REWARDS)))
+        for name, weight in self.weights.items():
+            lookup("reward", name, REWARDS)
+            if not math.isfinite(weight):
+                raise ConfigError(f"the weight of reward '{name}' is {weight}; it must be finite")
+
+    def score(self, rollout: Rollout) -> tuple[float, dict[str, float]]:
+        """The weighted sum and its unweighted parts."""
+        parts = {name: REWARDS[name](rollout) for name in self.weights}
+        return sum(self.weights[name] * value for name, value in parts.items()), parts
+
+
+def apply(rubric: Rubric, rollout: Rollout) -> Rollout:
+    """The rollout with its reward and reward parts filled in."""
+    reward, parts = rubric.score(rollout)
+    return replace(rollout, reward=reward, reward_parts=parts)
