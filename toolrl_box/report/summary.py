@@ -1,0 +1,151 @@
+"""What a report says, as plain data: read from the run folder, judged, not yet written up.
+
+Input: a :class:`RunView`. Output: the summary dict that becomes ``summary.json`` and feeds the
+page (JSON values only; a missing figure is None). Left out: wording and mark-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from toolrl_box.report.verdict import MIN_POINTS, REWARD_WINDOW, Curve, Verdict, judge
+from toolrl_box.runlog import RunView
+from toolrl_box.types import STATES
+
+SCHEMA_VERSION = 1
+
+
+def summarise(run: RunView) -> dict[str, Any]:
+    """Raises RunFolderError when the folder is damaged."""
+    metrics, journal = run.metrics(), run.journal()
+    measure, reward = reward_curve(metrics)
+    verdict = judge(reward, healthy_curve(metrics))
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run.path.resolve().name,
+        "verdict": verdict.name,
+        "headline": verdict.headline,
+        "reason": verdict.reason,
+        "onset_step": verdict.onset,
+        "reward_onset": verdict.reward_onset,
+        "structural_onset": verdict.structural_onset,
+        "steps": int(metrics["step"].max()) if len(metrics) else 0,
+        "rl_steps": int((metrics["phase_kind"] == "rl").sum()),
+        "finished": any(event["event"] == "finish" for event in journal),
+        "reward": _reward(verdict, measure),
+        "evaluation": {
+            name: _evaluation(Curve.of(metrics["step"].tolist(), metrics[f"eval_{name}"].tolist()))
+            for name in ("greedy", "sampled")
+        },
+        "best_checkpoint": best_checkpoint(journal),
+        "state_shares": _shares(metrics),
+        "phases": phases(journal, metrics),
+        "alarms": [
+            {name: value for name, value in event.items() if name != "event"}
+            for event in journal
+            if event["event"] == "alarm"
+        ],
+        "config": run.config,
+    }
+    plain: dict[str, Any] = _plain(summary)
+    return plain
+
+
+def reward_curve(metrics: pd.DataFrame) -> tuple[str, Curve]:
+    """The curve to judge by, and its column: the evaluation on the fixed held-out set when it is
+    dense (at least every other rewarded step), else the sampled reward, which is noisier."""
+    steps = metrics["step"].tolist()
+    reward = Curve.of(steps, metrics["reward"].tolist())
+    evaluation = Curve.of(steps, metrics["eval_sampled"].tolist())
+    dense = 2 * len(evaluation.steps) >= len(reward.steps) and len(evaluation.steps) >= MIN_POINTS
+    return ("eval_sampled", evaluation) if dense else ("reward", reward)
+
+
+def healthy_curve(metrics: pd.DataFrame) -> Curve:
+    shares = metrics["state_healthy_call"] + metrics["state_healthy_response"]
+    return Curve.of(metrics["step"].tolist(), shares.tolist())
+
+
+def best_checkpoint(journal: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last one that was marked best while training, and why."""
+    best = [event for event in journal if event["event"] == "best"]
+    if not best:
+        return None
+    step, score = int(best[-1]["step"]), float(best[-1]["score"])
+    saved = sum(event["event"] == "checkpoint" for event in journal)
+    reason = f"highest held-out evaluation ({score:.2f}); checkpoints written: {saved}"
+    return {"step": step, "score": score, "reason": reason}
+
+
+def phases(journal: list[dict[str, Any]], metrics: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each phase with its first and last step; a phase cut off by a kill has no end."""
+    ended = {event["index"]: event for event in journal if event["event"] == "phase_end"}
+    started = [event for event in journal if event["event"] == "phase_start"]
+    found = []
+    for event in started:
+        steps = metrics.loc[metrics["phase"] == event["index"], "step"]
+        found.append(
+            {
+                "index": event["index"],
+                "kind": event["kind"],
+                "detail": event.get("detail"),
+                "first_step": int(steps.min()) if len(steps) else None,
+                "last_step": int(steps.max()) if len(steps) else None,
+                "ended": event["index"] in ended,
+            }
+        )
+    return found
+
+
+def _reward(verdict: Verdict, measure: str) -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "window": REWARD_WINDOW,
+        "peak": verdict.peak,
+        "peak_step": verdict.peak_step,
+        "final": verdict.final,
+    }
+
+
+def _evaluation(curve: Curve) -> dict[str, Any] | None:
+    if not curve.values:
+        return None
+    peak = max(curve.values)
+    return {
+        "first": curve.values[0],
+        "peak": peak,
+        "peak_step": curve.steps[curve.values.index(peak)],
+        "final": curve.values[-1],
+        "final_step": curve.steps[-1],
+    }
+
+
+def _shares(metrics: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean share of each state over the first and the last 5 steps that sampled messages."""
+    columns = metrics[[f"state_{state}" for state in STATES]].dropna()
+    return {
+        name: {state: float(part[f"state_{state}"].mean()) for state in STATES}
+        for name, part in (
+            ("first", columns.head(REWARD_WINDOW)),
+            ("last", columns.tail(REWARD_WINDOW)),
+        )
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: it knows neither NaN nor infinity nor dates."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case None | bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            return str(value)
