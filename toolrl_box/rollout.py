@@ -47,8 +47,8 @@ class Limits:
     """What ends an episode, or shortens what the environment says.
 
     ``max_messages``: assistant messages; ``max_tokens``: prompt, messages and observations
-    together, never exceeded (an episode ends when one more whole message might not fit);
-    ``max_observation_tokens``: what follows one message.
+    together, exceeded by nothing but a prompt (an episode ends when one more whole message might
+    not fit); ``max_observation_tokens``: what follows one message, except a frame that is longer.
     """
 
     max_messages: int
@@ -82,6 +82,8 @@ class _Episode:
     ended: Rollout | None = None
 
     def end(self, stop_reason: str, step: Step | None = None, error: str | None = None) -> None:
+        if self.turns:  # what nobody reads any more is no part of the sequence
+            self.turns[-1] = replace(self.turns[-1], observation_ids=(), observations=())
         self.ended = Rollout(
             task=self.task,
             prompt_ids=self.prompt_ids,
