@@ -320,8 +320,8 @@ class HFSession:
     def _decoding_state(self, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The next position of each row, and the additive mask [B, 1, 1, slots] of what is past.
 
-        The mask is made here once per message and extended in place: letting transformers make
-        one for every token costs more, and it only knows masks without holes.
+        The mask is made here, once per message and extended in place: rows stand at different
+        positions, which the two-dimensional mask that transformers would expand cannot say.
         """
         at_B = torch.tensor([self._rows[key].length for key in keys], device=self._device)
         slots_N = torch.arange(self._cache.bin_slot, device=self._device)
