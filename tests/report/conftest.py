@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from toolrl_box.report import write_report
-from toolrl_box.report.figures import SLOTS
+from toolrl_box.report.figures import SLOT_TITLES
 from toolrl_box.runlog import RIGHT_TOKEN, RunLog
 
 HOSTILE = "<script>alert(1)</script> [x](http://evil) | `a` *b*"
@@ -65,7 +65,7 @@ def build(path: Path, *, collapse: bool, steps: int = 60, text: str = "") -> Pat
             }
             row |= {"state_text_pollution": 0.05 + 0.6 * bad, "state_collapsed": 0.35 * bad}
         log.metrics(row)
-        for slot in SLOTS:
+        for slot in SLOT_TITLES:
             right = -0.02 - bad * (3.0 if slot in ("after_call", "end_text") else 0.4)
             wrong = {token: -9.0 + index + 8 * bad for index, token in enumerate(TOKENS)}
             log.probe(

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from toolrl_box.errors import RunFolderError
+from toolrl_box.probe.bank import SLOTS
 from toolrl_box.report import write_report
 from toolrl_box.report.examples import pick_steps, readable, scenes
-from toolrl_box.report.figures import ODDS_LIMIT, log_odds
+from toolrl_box.report.figures import ODDS_LIMIT, SLOT_TITLES, log_odds
 from toolrl_box.report.pages import escape_markdown, fenced
 from toolrl_box.runlog import RunLog
 
@@ -178,3 +179,17 @@ def test_a_fence_is_longer_than_any_in_the_data() -> None:
 
 def test_line_breaks_cannot_end_a_markdown_table_row() -> None:
     assert escape_markdown("a\n| b") == r"a ⏎ \| b"
+
+
+def test_every_slot_of_the_probe_has_a_panel() -> None:
+    assert tuple(SLOT_TITLES) == SLOTS
+
+
+def test_the_settings_of_a_phase_are_told_in_a_few_words(tmp_path: Path) -> None:
+    detail = {"tasks": ["a", "b"], "steps": None, "epochs": 2, "fresh_optimizer": False}
+    with RunLog.create(tmp_path, {"scheme": "rl"}, {}) as log:
+        log.event("phase_start", index=0, kind="sft", step=1, detail=detail)
+        log.commit()
+    write_report(tmp_path)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| 0 | SFT | – | – | 2 tasks, epochs 2, fresh optimizer false | no |" in text

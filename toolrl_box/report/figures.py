@@ -42,10 +42,6 @@ TOKEN_STYLES: tuple[tuple[str, str], ...] = (
     *((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "-")),
     *((ORANGE, "--"), (SKY, "--"), (GREY, "--"), (BLUE, ":"), (VERMILION, ":"), (GREEN, ":")),
 )
-SLOTS = (
-    *("start_call_due", "start_text_due", "after_open", "inside_call"),
-    *("closing_call", "after_call", "inside_text", "end_text"),
-)
 SLOT_TITLES = {
     "start_call_due": "message start, call due",
     "start_text_due": "message start, text due",
@@ -117,7 +113,8 @@ def reward_and_eval(metrics: pd.DataFrame, marks: Marks, best: int | None, path:
 
 def control_tokens(probe: pd.DataFrame, marks: Marks, path: Path) -> None:
     """Log-odds of the right token and of each control token, one panel per slot."""
-    present = [slot for slot in SLOTS if (probe["slot"] == slot).any()]
+    logged = set(probe["slot"])
+    present = [slot for slot in SLOT_TITLES if slot in logged]
     tokens = [token for token in dict.fromkeys(probe["token"]) if token != RIGHT_TOKEN]
     columns = min(len(present), 4) or 1
     rows = -(-len(present) // columns) or 1

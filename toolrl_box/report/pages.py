@@ -197,8 +197,14 @@ def _share(value: float | None) -> str:
 
 
 def _detail(value: Any) -> str:
-    """A phase's detail: text as it is, anything else as JSON; long lists of tasks cut short."""
+    """A phase's settings in a few words; a long list of tasks becomes its length."""
     if value is None:
         return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return readable(text if len(text) <= 160 else text[:160] + "…")
+    if not isinstance(value, Mapping):
+        return readable(str(value))
+    parts = [
+        f"{len(item)} {name}" if isinstance(item, list) else f"{name} {json.dumps(item)}"
+        for name, item in value.items()
+        if item is not None
+    ]
+    return readable(", ".join(parts).replace("_", " "))
