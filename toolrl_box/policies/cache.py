@@ -31,7 +31,7 @@ class _Aim:
         self.capacity = capacity
 
 
-class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers
+class RowLayer(CacheLayerMixin):
     """``keys`` and ``values`` [batch, heads, capacity + 1, head_dim] of one layer.
 
     The last slot is the bin: padding is written there, and no view ever reaches it.
