@@ -1,0 +1,215 @@
+"""RunConfig: everything that determines a run, in one frozen object.
+
+Input: YAML, ``--set key=value`` pairs and command-line options, in that order of precedence from
+low to high. Output: a validated :class:`RunConfig`, saved resolved into the run folder. Unknown
+keys are refused with the nearest known one.
+
+A scheme's knobs stand under ``scheme`` beside its ``name``; they are the scheme's own dataclass
+fields and are checked when it is built, so a new scheme needs no line here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toolrl_box.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Named(_Section):
+    """A section that may be written as its name alone: ``scheme: rl``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class SchemeConfig(_Named):
+    """``name`` and the scheme's own knobs."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "interleaved"
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class EnvConfig(_Named):
+    name: str = "pocket"
+    malformed: Literal["observe", "skip"] = Field(
+        "observe", description="a closed but unreadable call: error result, or end of the turn"
+    )
+    train_tasks: int = Field(300, ge=1)
+    train_categories: tuple[str, ...] = ("base", "miss_func", "miss_param")
+    eval_tasks: int = Field(64, ge=1)
+    eval_categories: tuple[str, ...] = ("base", "miss_func", "miss_param", "long_context")
+    seed: int = Field(0, description="seed of the tasks, apart from the run's seed")
+
+
+class ModelConfig(_Named):
+    name: str = Field("pocket", description="a name from `toolrl list models`, or an HF folder/id")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+
+
+class GRPOSettings(_Section):
+    """GRPO as in the paper (arXiv 2606.26027 §protocol), at laboratory size."""
+
+    prompts_per_step: int = Field(6, ge=1)
+    group_size: int = Field(8, ge=2, description="rollouts per prompt, G")
+    mini_batches: int = Field(2, ge=1, description="optimiser updates per step")
+    lr: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(5, ge=0)
+    beta: float = Field(0.0, ge=0, description="KL coefficient; 0: no reference model")
+    clip: float = Field(0.2, gt=0)
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo"] = Field(
+        "bnpo", description="bnpo is the paper's token mean over a mini-batch"
+    )
+    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> GRPOSettings:
+        rows = self.prompts_per_step * self.group_size
+        if rows % self.mini_batches:
+            raise ValueError(
+                f"mini_batches ({self.mini_batches}) must divide prompts_per_step x group_size "
+                f"({rows})"
+            )
+        return self
+
+
+class SFTSettings(_Section):
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(16, ge=1)
+    warmup_ratio: float = Field(0.0, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class RolloutSettings(_Section):
+    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(48, ge=1, description="per message")
+    max_messages: int = Field(12, ge=1, description="assistant messages per episode")
+    max_tokens: int = Field(768, ge=1, description="whole episode, prompt included")
+    max_observation_tokens: int = Field(128, ge=1)
+
+
+class ProbeSettings(_Section):
+    every: int = Field(1, ge=1)
+    episodes: int = Field(12, ge=1)
+
+
+class EvalSettings(_Section):
+    every: int = Field(10, ge=1)
+
+
+class CheckpointSettings(_Section):
+    every: int = Field(5, ge=1)
+    keep_optimizer: int = Field(2, ge=1, description="newest checkpoints that keep optimiser files")
+
+
+class RunConfig(_Section):
+    """A run. ``steps`` counts RL steps; supervised steps come on top (each is reported)."""
+
+    scheme: SchemeConfig = SchemeConfig()
+    env: EnvConfig = EnvConfig()
+    format: str = "hermes"
+    model: ModelConfig = ModelConfig()
+    steps: int = Field(60, ge=1)
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, description="torch threads; 0: 1 below 10M parameters, else all")
+    rewards: dict[str, float] = {"task_success": 1.0}
+    rollout: RolloutSettings = RolloutSettings()
+    grpo: GRPOSettings = GRPOSettings()
+    sft: SFTSettings = SFTSettings()
+    probe: ProbeSettings = ProbeSettings()
+    eval: EvalSettings = EvalSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+
+
+def load(
+    path: Path | None = None,
+    sets: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """A config from a YAML file, ``key.sub=value`` strings and dotted options (None: not given).
+
+    Raises ConfigError with one line.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = read_yaml(path)
+    for pair in sets:
+        key, separator, text = pair.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set takes key=value, got '{pair}'")
+        try:
+            _put(values, key.strip(), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: '{text}' is not a YAML value") from error
+    for key, value in (options or {}).items():
+        if value is not None:
+            _put(values, key, value)
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """Validate plain values; raises ConfigError naming key, value, rule and nearest key."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(e)) for e in error.errors())) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"config {path} is not valid YAML: {line}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"config {path} must be a mapping of keys to values")
+    return loaded
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        # `scheme: rl` in a file is short for `scheme: {name: rl}`.
+        if not isinstance(inner, dict):
+            inner = values[parent] = {"name": inner}
+        values = inner
+    values[last] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for part in error["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        known = list(section.model_fields)
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ";"
+        return f"unknown key '{where}'{hint} one of: {', '.join(sorted(known))}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{where} = {error['input']!r}: {error['msg'].lower()}"

@@ -1,0 +1,220 @@
+"""Put a run together from its config, start it, and go on with it.
+
+Input: a :class:`~toolrl_box.config.RunConfig` and a folder. Output: a run folder. Names are looked
+up here and nowhere else: everything below takes objects.
+
+Left out: what the user sees while it runs (``cli``), and reports.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from toolrl_box import __version__, checkpoints
+from toolrl_box.config import RunConfig, parse, read_yaml
+from toolrl_box.detectors import DETECTORS
+from toolrl_box.envs import ENVS
+from toolrl_box.envs.pocket import make_tasks
+from toolrl_box.errors import ConfigError, DataError, RunFolderError, lookup
+from toolrl_box.evaluate import Evaluator
+from toolrl_box.formats import FORMATS
+from toolrl_box.models import load_model
+from toolrl_box.phases import Context, Outcome, Scheme
+from toolrl_box.policies.hf import HFPolicy
+from toolrl_box.probe.bank import Bank, build_bank
+from toolrl_box.probe.probe import Probe
+from toolrl_box.recorder import Line, Recorder
+from toolrl_box.rollout import MakeEnv, replay_gold
+from toolrl_box.runlog import START, RunLog
+from toolrl_box.samples import Encode
+from toolrl_box.schemes import build_scheme
+from toolrl_box.seeds import derive
+from toolrl_box.train import Progress, drive
+from toolrl_box.types import Task, ToolFormat
+
+SMALL_MODEL = 10_000_000
+Ended = Literal["done", "stopped"]
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "safetensors", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a run is followed from outside: told every step, asked whether to stop."""
+
+    show: Callable[[Line], None] = lambda line: None
+    should_stop: Callable[[], bool] = lambda: False
+    note: Callable[[str], None] = lambda text: None
+
+
+def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:  # noqa: B008
+    """A new run in a new or empty folder."""
+    lab = _Lab(config)  # everything that can be refused is refused before the folder is made
+    with RunLog.create(run_dir, config.model_dump(mode="json"), environment(config)) as log:
+        return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
+
+
+def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:  # noqa: B008
+    """Go on with a run from its newest sound checkpoint; ends as the uninterrupted run would."""
+    with RunLog.resume(run_dir) as log:
+        config = parse(read_yaml(run_dir / "config.yaml"))
+        lab = _Lab(config)
+        if not checkpoints.complete_steps(run_dir):
+            watch.note("no checkpoint yet: starting from step 0")
+            log.rewind(START)
+            checkpoints.sweep(run_dir, step=-1)
+            return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
+        path, state, complaints = checkpoints.latest(run_dir)
+        for complaint in complaints:
+            watch.note(f"passed over: {complaint}")
+        if RunLog.open(run_dir).journal()[-1:] == [_finish(state)]:
+            raise RunFolderError(f"{run_dir} is a finished run; there is nothing to resume")
+        log.rewind(state["cursor"])
+        progress = Progress.from_json(state["progress"])
+        checkpoints.sweep(run_dir, progress.step)
+        outcomes = [
+            Outcome.from_json(event["outcome"])
+            for event in RunLog.open(run_dir).journal()
+            if event["event"] == "phase_end"
+        ]
+        recorder = lab.recorder(log, watch)
+        lab.backend.load(path)
+        recorder.restore(state)
+        watch.note(f"resumed from step {progress.step}")
+        return drive(lab.scheme, lab.ctx, lab.backend, recorder, progress, outcomes)
+
+
+def _finish(state: Mapping[str, Any]) -> dict[str, Any]:
+    progress = state["progress"]
+    return {"event": "finish", "step": progress["step"], "rl_step": progress["rl_step"]}
+
+
+class _Lab:
+    """The objects of one run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        from toolrl_box.trl_backend import TRLBackend  # seconds of imports; not for `toolrl list`
+
+        self.config = config
+        self.fmt = lookup("format", config.format, FORMATS)
+        self.make_env: MakeEnv = lookup("environment", config.env.name, ENVS)(config.env.malformed)
+        self.scheme: Scheme = build_scheme(config.scheme.name, config.scheme.knobs)
+        loaded = load_model(config.model.name, config.model.precision)
+        torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        pad = int(loaded.tokenizer.pad_token_id)
+        self.policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
+        stream = TaskStream(config)
+        self.ctx = Context(config.steps, {task.id: task for task in stream.tasks})
+        self.backend = TRLBackend(
+            loaded.model,
+            loaded.tokenizer,
+            self.policy,
+            self.policy.encode,
+            self.policy.decode,
+            self.fmt,
+            self.make_env,
+            stream.at,
+            config,
+        )
+
+    def recorder(self, log: RunLog, watch: Watch) -> Recorder:
+        """Made while the model is still the base: the probe remembers it."""
+        config = self.config
+        evaluator = Evaluator(
+            make_tasks(
+                "heldout", config.env.eval_tasks, config.env.seed, config.env.eval_categories
+            ),
+            self.policy,
+            self.fmt,
+            self.make_env,
+            self.policy.encode,
+            self.policy.decode,
+            config.rollout,
+        )
+        bank = pocket_bank(config, self.fmt, self.make_env, self.policy.encode)
+        return Recorder(
+            log,
+            self.backend,
+            Probe(self.model, bank, int(self.tokenizer.pad_token_id)),
+            evaluator,
+            [make() for make in DETECTORS.values()],
+            self.fmt,
+            config,
+            watch.show,
+            watch.should_stop,
+        )
+
+
+class TaskStream:
+    """Which tasks each RL step trains on: epochs over the training tasks, each in its own order,
+    as a function of the step alone."""
+
+    def __init__(self, config: RunConfig) -> None:
+        env = config.env
+        self.tasks = make_tasks("train", env.train_tasks, env.seed, env.train_categories)
+        self._per_step = config.grpo.prompts_per_step
+        self._seed = config.seed
+
+    def at(self, rl_step: int) -> Sequence[Task]:
+        first = rl_step * self._per_step
+        return [self._number(first + i) for i in range(self._per_step)]
+
+    def _number(self, index: int) -> Task:
+        epoch, place = divmod(index, len(self.tasks))
+        order = list(range(len(self.tasks)))
+        random.Random(derive(self._seed, "tasks", epoch)).shuffle(order)
+        return self.tasks[order[place]]
+
+
+def pocket_bank(config: RunConfig, fmt: ToolFormat, make_env: MakeEnv, encode: Encode) -> Bank:
+    """The probe's bank: held-out gold episodes that succeed when they are played."""
+    tasks = make_tasks("bank", config.probe.episodes, config.env.seed)
+    for task in tasks:
+        if replay_gold(task, fmt, make_env, encode).outcome.get("success") != 1.0:
+            raise DataError(f"gold dialogue of bank task '{task.id}' does not succeed")
+    return build_bank(tasks, fmt, encode)
+
+
+def threads_for(config: RunConfig, parameters: int) -> int:
+    """Configured, or 1 for a small model (two threads are several times slower under load)."""
+    if config.threads:
+        return config.threads
+    return 1 if parameters < SMALL_MODEL else max(1, torch.get_num_threads())
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """What the run depends on besides its config; JSON values."""
+    return {
+        "toolrl_box": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "threads": config.threads,
+        "packages": {name: installed(name) for name in PACKAGES},
+    }
+
+
+def installed(package: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def check_settings(config: RunConfig) -> None:
+    """Rules that span sections. Raises ConfigError."""
+    if config.rollout.max_new_tokens >= config.rollout.max_tokens:
+        raise ConfigError(
+            f"rollout.max_new_tokens = {config.rollout.max_new_tokens} must be below "
+            f"rollout.max_tokens = {config.rollout.max_tokens}"
+        )

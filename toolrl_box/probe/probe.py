@@ -1,0 +1,162 @@
+"""The probe: one no-gradient forward pass over the bank, read at every named position.
+
+Input: the model as it is now. Output: an :class:`Observation` with, for every bank position, the
+log-prob (nats) of the right token and of every control token, the entropy, and the KL divergence
+to the base, which exists whatever the training's own ``beta`` is, because the base's log-probs are
+stored when the probe is made.
+
+Left out: sampling (the rollouts are classified by :mod:`toolrl_box.probe.states`) and judging
+(that is for the detectors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from toolrl_box.errors import ModelError
+from toolrl_box.probe.bank import SLOTS, Bank
+
+RIGHT = "<right>"
+# Above this vocabulary the base is kept as its most likely tokens and the rest as one bucket
+# (KL over that partition bounds the true one from below); a full table would take gigabytes.
+FULL_TABLE = 4096
+SUPPORT = 256
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """``right_N``, ``entropy_N``, ``kl_N`` in nats; ``control_NC`` log-probs in nats."""
+
+    slots_N: NDArray[np.int64]
+    tokens: tuple[str, ...]
+    right_N: Floats
+    entropy_N: Floats
+    kl_N: Floats
+    control_NC: Floats
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-prob of the gold tokens, nats: one-sided damage."""
+        return float(-self.right_N.mean())
+
+    @property
+    def kl(self) -> float:
+        """Mean KL(policy ‖ base) over the bank, nats."""
+        return float(self.kl_N.mean())
+
+    def summary(self, step: int) -> list[dict[str, Any]]:
+        """Rows for ``probe.parquet``: one per slot and token."""
+        rows = []
+        for index, slot in enumerate(SLOTS):
+            here = self.slots_N == index
+            if not here.any():
+                continue
+            columns = [self.right_N[here], *self.control_NC[here].T]
+            for token, values in zip((RIGHT, *self.tokens), columns, strict=True):
+                low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+                rows.append(
+                    {
+                        "step": step,
+                        "slot": slot,
+                        "token": token,
+                        "mean_logprob": float(values.mean()),
+                        "q05": float(low),
+                        "q50": float(middle),
+                        "q95": float(high),
+                        "n": int(here.sum()),
+                    }
+                )
+        return rows
+
+    def contexts(self) -> dict[str, Any]:
+        """Columns for ``probe_contexts``: every position of the bank, in order."""
+        controls = {f"control {t}": self.control_NC[:, c] for c, t in enumerate(self.tokens)}
+        return {
+            "slot": [SLOTS[i] for i in self.slots_N],
+            RIGHT: self.right_N,
+            "entropy": self.entropy_N,
+            "kl": self.kl_N,
+            **controls,
+        }
+
+
+class Probe:
+    """``probe()`` observes the model; the base is the model at construction."""
+
+    def __init__(self, model: PreTrainedModel, bank: Bank, pad_id: int) -> None:
+        self._model = model
+        self._tokens = tuple(bank.control)
+        lengths = [len(ids) for ids in bank.sequences]
+        longest, limit = max(lengths), model.config.get_text_config().max_position_embeddings
+        if longest > limit:
+            raise ModelError(
+                f"a dialogue of the probe's bank has {longest} tokens; the model takes {limit}"
+            )
+        device = model.device
+        # Right padding needs no mask: a causal model never looks at it.
+        self._ids_BT = torch.full((len(lengths), longest), pad_id, device=device)
+        for row, ids in enumerate(bank.sequences):
+            self._ids_BT[row, : len(ids)] = torch.tensor(ids, device=device)
+        self._rows_N = torch.tensor(bank.rows_N, device=device)
+        columns_N = torch.tensor(bank.columns_N, device=device)
+        self._right_N = self._ids_BT[self._rows_N, columns_N]
+        # Logits before the first scored position would be computed for nothing.
+        self._keep = longest - int(columns_N.min()) + 1
+        self._columns_N = columns_N - 1 - (longest - self._keep)
+        self._control_C = torch.tensor(list(bank.control.values()), device=device)
+        self._slots_N = np.array(bank.slots_N)
+        self._base_NK, self._support_NK = self._remember(self._logprobs())
+
+    @torch.no_grad()
+    def _logprobs(self) -> Tensor:
+        training = self._model.training
+        self._model.eval()
+        logits_BTV = self._model(
+            input_ids=self._ids_BT, logits_to_keep=self._keep, use_cache=False
+        ).logits
+        self._model.train(training)
+        return logits_BTV[self._rows_N, self._columns_N].float().log_softmax(-1)
+
+    def _remember(self, base_NV: Tensor) -> tuple[Tensor, Tensor | None]:
+        if base_NV.shape[1] <= FULL_TABLE:
+            return base_NV, None
+        top = base_NV.topk(SUPPORT, dim=-1)
+        return _with_rest(top.values), top.indices
+
+    def __call__(self) -> Observation:
+        """One forward pass. Raises ModelError when the model gives NaN."""
+        now_NV = self._logprobs()
+        if not bool(torch.isfinite(now_NV.sum())):
+            raise ModelError("the model's log-probs on the probe's bank are NaN or infinite")
+        here_NK = now_NV
+        if self._support_NK is not None:
+            here_NK = _with_rest(now_NV.gather(1, self._support_NK))
+        kl_N = (here_NK.exp() * (here_NK - self._base_NK)).sum(-1)
+        return Observation(
+            slots_N=self._slots_N,
+            tokens=self._tokens,
+            right_N=_numpy(now_NV.gather(1, self._right_N[:, None])[:, 0]),
+            entropy_N=_numpy(-(now_NV.exp() * now_NV).sum(-1)),
+            kl_N=_numpy(kl_N),
+            control_NC=_numpy(now_NV[:, self._control_C]),
+        )
+
+
+def _with_rest(logprobs_NK: Tensor) -> Tensor:
+    """Append the log-prob of everything outside the support."""
+    rest_N = torch.log1p(-logprobs_NK.exp().sum(-1).clamp(max=1 - 1e-6))
+    return torch.cat([logprobs_NK, rest_N[:, None]], dim=1)
+
+
+def _numpy(values: Tensor) -> Floats:
+    result: Floats = values.cpu().numpy().astype(np.float32)
+    return result

@@ -1,0 +1,267 @@
+"""Writes down everything a run does: figures, probe, rollouts, evaluation, alarms, checkpoints.
+
+Input: the calls of :func:`toolrl_box.train.drive`. Output: the run folder, through
+:class:`~toolrl_box.runlog.RunLog`, and one :class:`Line` per step for whoever shows progress.
+
+A checkpoint's state holds the run log's cursor, so that resuming rewinds the logs to exactly the
+step whose weights are loaded.
+
+Left out: what is shown (``cli``) and what it means (``report``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any, Protocol
+
+from toolrl_box import checkpoints
+from toolrl_box.config import RunConfig
+from toolrl_box.detectors import Detector
+from toolrl_box.evaluate import Evaluate
+from toolrl_box.phases import RL, Outcome, Phase
+from toolrl_box.probe.probe import Probe
+from toolrl_box.probe.states import classify
+from toolrl_box.runlog import RunLog
+from toolrl_box.samples import rollout_to_sample
+from toolrl_box.train import Progress, StepResult
+from toolrl_box.types import STATES, Alarm, Finding, Group, Reading, Rollout, ToolFormat
+
+
+class Saves(Protocol):
+    """What the recorder needs of a backend."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a progress display may show of a step."""
+
+    progress: Progress
+    row: Mapping[str, Any]
+    alarms: tuple[Alarm, ...]
+
+
+class Recorder:
+    """Implements :class:`toolrl_box.train.Observer`. ``should_stop`` is asked after every step."""
+
+    def __init__(
+        self,
+        log: RunLog,
+        backend: Saves,
+        probe: Probe,
+        evaluate: Evaluate,
+        detectors: Sequence[Detector],
+        fmt: ToolFormat,
+        config: RunConfig,
+        show: Callable[[Line], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._log = log
+        self._backend = backend
+        self._probe = probe
+        self._evaluate = evaluate
+        self._detectors = detectors
+        self._fmt = fmt
+        self._config = config
+        self._show = show
+        self._should_stop = should_stop
+        self._best: tuple[int, float] | None = None
+
+    # --- what drive() tells -----------------------------------------------------------------
+
+    def begin(self, progress: Progress) -> None:
+        row: dict[str, Any] = {"step": 0, **self._observe(0), **self._evaluated(0)}
+        self._log.metrics(row)
+        self._show(Line(progress, row, ()))
+        self._checkpoint(progress, "start")
+
+    def phase_start(self, progress: Progress, phase: Phase) -> None:
+        detail = (
+            {"steps": phase.steps, "fresh_optimizer": phase.fresh_optimizer}
+            if isinstance(phase, RL)
+            else {"tasks": [task.id for task in phase.tasks], "steps": phase.steps}
+            | {"epochs": phase.epochs, "lr": phase.lr}
+        )
+        self._log.event(
+            "phase_start",
+            index=progress.phase,
+            kind=phase.kind,
+            step=progress.step + 1,
+            detail=detail,
+        )
+
+    def step(self, progress: Progress, result: StepResult) -> bool:
+        step = progress.step
+        row: dict[str, Any] = {
+            "step": step,
+            "rl_step": progress.rl_step,
+            "phase": progress.phase,
+            "phase_kind": progress.phase_kind,
+            **result.figures,
+        }
+        start = time.perf_counter()
+        if result.groups:
+            findings = [
+                [list(_findings(r, self._fmt)) for r in group.rollouts] for group in result.groups
+            ]
+            row |= _group_figures(result.groups, findings)
+            self._log.rollouts(step, _rollout_rows(step, result.groups, findings))
+        row["seconds_logging"] = time.perf_counter() - start
+        if step % self._config.probe.every == 0:
+            row |= self._observe(step)
+        alarms = self._alarms(step, row)
+        if alarms and progress.alarm is None:
+            progress.alarm = alarms[0]
+        evaluated = step % self._config.eval.every == 0
+        if evaluated:
+            row |= self._evaluated(step)
+        self._log.metrics(row)
+        stop = self._should_stop()
+        if stop or evaluated or step % self._config.checkpoint.every == 0:
+            start = time.perf_counter()
+            self._checkpoint(progress, "stop" if stop else "regular")
+            row["seconds_logging"] += time.perf_counter() - start
+        self._show(Line(progress, row, tuple(alarms)))
+        return stop
+
+    def phase_end(self, progress: Progress, outcome: Outcome) -> None:
+        self._log.event("phase_end", index=progress.phase, outcome=outcome.to_json())
+
+    def finish(self, progress: Progress) -> None:
+        if progress.step not in checkpoints.complete_steps(self._log.path):
+            self._checkpoint(progress, "end")
+        self._log.event("finish", step=progress.step, rl_step=progress.rl_step)
+        self._log.commit()
+
+    # --- resuming ---------------------------------------------------------------------------
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Detectors and best mark as they were at the checkpoint."""
+        for detector in self._detectors:
+            detector.restore(state["detectors"][detector.name])
+        self._best = None if state["best"] is None else tuple(state["best"])
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def _observe(self, step: int) -> dict[str, float]:
+        start = time.perf_counter()
+        observation = self._probe()
+        self._log.probe(observation.summary(step))
+        self._log.contexts(step, observation.contexts())
+        return {
+            "bank_nll": observation.nll,
+            "bank_kl": observation.kl,
+            "seconds_probe": time.perf_counter() - start,
+        }
+
+    def _evaluated(self, step: int) -> dict[str, float]:
+        figures = self._evaluate()
+        score = (figures["eval_greedy"] + figures["eval_sampled"]) / 2
+        if self._best is None or score > self._best[1]:
+            self._best = (step, score)
+            self._log.event("best", step=step, score=score)
+        return figures
+
+    def _alarms(self, step: int, row: Mapping[str, Any]) -> list[Alarm]:
+        values = {name: row[name] for name in ("bank_nll", "bank_kl") if name in row}
+        if "state_collapsed" in row:
+            values["unhealthy"] = row["state_text_pollution"] + row["state_collapsed"]
+        if "bank_nll" not in values:
+            return []
+        reading = Reading(step, values)
+        alarms = [alarm for d in self._detectors if (alarm := d.update(reading)) is not None]
+        for alarm in alarms:
+            self._log.event("alarm", **asdict(alarm))
+        return alarms
+
+    def _checkpoint(self, progress: Progress, reason: str) -> None:
+        self._log.event("checkpoint", step=progress.step, reason=reason)
+        state = {
+            "progress": progress.to_json(),
+            "cursor": self._log.commit(),
+            "detectors": {detector.name: detector.state() for detector in self._detectors},
+            "best": self._best,
+        }
+        checkpoints.save(self._log.path, progress.step, self._backend.save, state)
+        checkpoints.thin(self._log.path, self._config.checkpoint.keep_optimizer)
+
+
+def _findings(rollout: Rollout, fmt: ToolFormat) -> Iterator[Finding]:
+    """The structural state of each message, with the tools on offer when it was written."""
+    tools = list(rollout.task.tools)
+    for turn in rollout.turns:
+        yield classify(
+            turn.text,
+            turn.parsed,
+            tools=tools,
+            truncated=turn.truncated,
+            control_tokens=fmt.control_tokens,
+        )
+        for message in turn.observations:
+            tools += message.tools
+
+
+def _group_figures(
+    groups: Sequence[Group], findings: Sequence[Sequence[Sequence[Finding]]]
+) -> dict[str, float]:
+    """Figures of a step's rollouts; shares are over messages, the rest are means."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    spreads = [pstdev(group.rewards_G) for group in groups]
+    flat = [finding for group in findings for rollout in group for finding in rollout]
+    states = Counter(finding.state for finding in flat)
+    kinds = Counter(finding.kind for finding in flat)
+    total = max(1, len(flat))
+    return {
+        "reward": fmean(rollout.reward for rollout in rollouts),
+        "reward_spread": fmean(spreads),
+        "zero_spread": fmean(spread == 0 for spread in spreads),
+        "completion_tokens": fmean(sum(len(t.completion_ids) for t in r.turns) for r in rollouts),
+        "messages": fmean(len(rollout.turns) for rollout in rollouts),
+        "valid_calls": fmean(sum(len(t.parsed.calls) for t in r.turns) for r in rollouts),
+        **{f"state_{state}": states[state] / total for state in STATES},
+        **{f"kind_{kind}": count / total for kind, count in sorted(kinds.items())},
+    }
+
+
+def _rollout_rows(
+    step: int, groups: Sequence[Group], findings: Sequence[Sequence[Sequence[Finding]]]
+) -> Iterator[dict[str, Any]]:
+    for g, group in enumerate(groups):
+        for m, rollout in enumerate(group.rollouts):
+            sample = rollout_to_sample(rollout)
+            yield {
+                "step": step,
+                "group": g,
+                "member": m,
+                "task_id": rollout.task.id,
+                "category": rollout.task.category,
+                "source": rollout.source,
+                "reward": rollout.reward,
+                "reward_parts": dict(rollout.reward_parts),
+                "success": rollout.outcome.get("success", 0.0),
+                "stop_reason": rollout.stop_reason,
+                "error": rollout.error,
+                "messages": list(_messages(rollout, findings[g][m])),
+                "token_ids": list(sample.token_ids),
+                "loss_mask": list(sample.loss_mask),
+                "logprobs": list(sample.logprobs or ()),
+            }
+
+
+def _messages(rollout: Rollout, findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
+    for message in rollout.task.prompt:
+        yield {"role": message.role, "content": message.content}
+    for turn, finding in zip(rollout.turns, findings, strict=True):
+        where = {"kind": finding.kind, "start": finding.start, "end": finding.end}
+        yield {"role": "assistant", "content": turn.text, "state": finding.state, **where}
+        for message in turn.observations:
+            content = message.content
+            if message.tools:
+                content += "\n[tools: " + ", ".join(tool.name for tool in message.tools) + "]"
+            yield {"role": message.role, "content": content}

@@ -1,0 +1,443 @@
+"""GRPO and SFT phases on one model object, through TRL. The only file that imports ``trl``.
+
+Input: phases from :func:`toolrl_box.train.drive`. Output: a :class:`StepResult` per update step.
+
+Every phase is a TRL trainer of its own on the same model, with our optimiser and our learning
+rate (a function of the run's RL step, not of the trainer's). What TRL 1.16 offers and what it
+does not is written in docs/decisions.md; the private names used here, each pinned by a contract
+test, are ``_prepare_inputs``, ``_compute_loss``'s log keys and the instance attribute
+``model.forward`` that TRL leaves behind.
+
+Left out: vLLM rollouts, LoRA and several processes (issue SCALE).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is announced by a warning
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from toolrl_box import rewards
+from toolrl_box.checkpoints import OPTIMIZER_PREFIX
+from toolrl_box.config import RunConfig
+from toolrl_box.errors import ModelError
+from toolrl_box.phases import SFT
+from toolrl_box.rollout import MakeEnv, run_episodes
+from toolrl_box.samples import dialogue_to_sample, rollout_to_sample
+from toolrl_box.seeds import derive
+from toolrl_box.train import OnStep, StepResult
+from toolrl_box.types import Group, Policy, Rollout, Sampling, Task, ToolFormat
+
+# TRL log key -> our figure.
+FIGURES = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "entropy": "entropy",
+    "clip_ratio/region_mean": "clip_fraction",
+    "kl": "kl",
+}
+
+
+class TRLBackend:
+    """See :class:`toolrl_box.train.Backend`. ``tasks_at(rl_step)`` names the prompts of a step."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        policy: Policy,
+        encode: Callable[[str], list[int]],
+        decode: Callable[[Sequence[int]], str],
+        fmt: ToolFormat,
+        make_env: MakeEnv,
+        tasks_at: Callable[[int], Sequence[Task]],
+        config: RunConfig,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._policy = policy
+        self._encode = encode
+        self._decode = decode
+        self._fmt = fmt
+        self._make_env = make_env
+        self._tasks_at = tasks_at
+        self._config = config
+        self._rubric = rewards.Rubric(config.rewards)
+        self._optimizers: dict[str, torch.optim.AdamW] = {}
+        self._pending: dict[str, dict[str, torch.Tensor]] = {}
+
+    # --- phases -----------------------------------------------------------------------------
+
+    def rl(self, steps: int, first: int, *, fresh: bool, on_step: OnStep) -> None:
+        grpo = self._config.grpo
+        rows = grpo.prompts_per_step * grpo.group_size
+        if fresh:
+            self._optimizers.pop("rl", None)
+        # The SFT moments are of no use to anybody once RL goes on.
+        self._optimizers.pop("sft", None)
+        optimizer = self._optimizer("rl", grpo.lr, (0.9, grpo.adam_beta2), grpo.weight_decay)
+
+        def warmup(update: int) -> float:
+            step = first + update // grpo.mini_batches
+            return min(1.0, (step + 1) / grpo.warmup_steps) if grpo.warmup_steps else 1.0
+
+        tasks = [task for step in range(first, first + steps) for task in self._tasks_at(step)]
+        meter = _Meter(grpo.mini_batches, on_step)
+        with self._trainer_folder() as folder:
+            trainer = _GRPO(
+                meter=meter,
+                model=self.model,
+                processing_class=self.tokenizer,
+                reward_funcs=[_given_reward],
+                rollout_func=self._rollouts(tasks, first, meter),
+                train_dataset=Dataset.from_dict({"prompt": [str(i) for i in range(len(tasks))]}),
+                optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, warmup)),
+                callbacks=[meter],
+                args=GRPOConfig(
+                    **self._arguments(folder, steps * grpo.mini_batches),
+                    per_device_train_batch_size=rows // grpo.mini_batches,
+                    steps_per_generation=grpo.mini_batches,
+                    num_generations=grpo.group_size,
+                    max_completion_length=self._config.rollout.max_tokens,
+                    temperature=self._config.rollout.temperature,
+                    beta=grpo.beta,
+                    epsilon=grpo.clip,
+                    scale_rewards=grpo.scale_rewards,
+                    loss_type=grpo.loss_type,
+                    max_grad_norm=grpo.max_grad_norm,
+                    shuffle_dataset=False,
+                ),
+            )
+            self._train(trainer)
+
+    def sft_steps(self, phase: SFT) -> int:
+        if phase.steps is not None:
+            return phase.steps
+        return -(-len(phase.tasks) * phase.epochs // self._config.sft.batch_size)
+
+    def sft(self, phase: SFT, done: int, seed_step: int, *, on_step: OnStep) -> None:
+        settings = self._config.sft
+        updates = self.sft_steps(phase)
+        if done == 0:
+            self._optimizers.pop("sft", None)
+        optimizer = self._optimizer("sft", phase.lr or settings.lr, (0.9, 0.999), 0.0)
+        warm = settings.warmup_ratio * updates
+
+        def warmup(update: int) -> float:
+            return min(1.0, (done + update + 1) / warm) if warm else 1.0
+
+        order = self._sft_order(phase, updates * settings.batch_size, seed_step)
+        rows = [self._sft_row(task) for task in order[done * settings.batch_size :]]
+        meter = _Meter(1, on_step)
+        with self._trainer_folder() as folder:
+            trainer = _SFT(
+                meter=meter,
+                model=self.model,
+                processing_class=self.tokenizer,
+                train_dataset=Dataset.from_list(rows),
+                optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, warmup)),
+                callbacks=[meter],
+                args=SFTConfig(
+                    **self._arguments(folder, updates - done),
+                    per_device_train_batch_size=settings.batch_size,
+                    max_grad_norm=settings.max_grad_norm,
+                    max_length=None,
+                    dataset_kwargs={"skip_prepare_dataset": True},
+                    train_sampling_strategy="sequential",
+                ),
+            )
+            self._train(trainer)
+
+    def _sft_order(self, phase: SFT, rows: int, seed_step: int) -> list[Task]:
+        """Epochs over the phase's tasks, each in its own order, until there are enough rows."""
+        rng = random.Random(derive(self._config.seed, "sft", seed_step))
+        order: list[Task] = []
+        while len(order) < rows:
+            order += rng.sample(phase.tasks, len(phase.tasks))
+        return order[:rows]
+
+    def _sft_row(self, task: Task) -> dict[str, list[int]]:
+        sample = dialogue_to_sample(task, self._fmt, self._encode)
+        pairs = zip(sample.token_ids, sample.loss_mask, strict=True)
+        return {
+            "input_ids": list(sample.token_ids),
+            "labels": [token if learned else -100 for token, learned in pairs],
+        }
+
+    # --- rollouts ---------------------------------------------------------------------------
+
+    def _rollouts(
+        self, tasks: Sequence[Task], first: int, meter: _Meter
+    ) -> Callable[[list[str], Any], dict[str, list[Any]]]:
+        """TRL's ``rollout_func`` for one phase; prompts are indices into ``tasks``, because TRL
+        passes no other column of the dataset."""
+        group_size, settings = self._config.grpo.group_size, self._config.rollout
+        per_step = self._config.grpo.prompts_per_step
+
+        def rollout_func(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+            start = time.perf_counter()
+            indices = [int(prompt) for prompt in prompts]
+            step = first + indices[0] // per_step
+            seed = derive(self._config.seed, "rollout", step)
+            rollouts = [
+                rewards.apply(self._rubric, rollout)
+                for rollout in run_episodes(
+                    [tasks[i] for i in indices],
+                    self._policy,
+                    self._fmt,
+                    self._make_env,
+                    self._encode,
+                    self._decode,
+                    Sampling(settings.temperature, settings.max_new_tokens, seed),
+                    max_messages=settings.max_messages,
+                    max_tokens=settings.max_tokens,
+                    max_observation_tokens=settings.max_observation_tokens,
+                )
+            ]
+            meter.groups = tuple(
+                Group(rollouts[i].task, tuple(rollouts[i : i + group_size]))
+                for i in range(0, len(rollouts), group_size)
+            )
+            meter.add("seconds_rollout", time.perf_counter() - start)
+            # TRL shuffles the batch with the global generator: make that a function of the step.
+            torch.manual_seed(derive(self._config.seed, "shuffle", step))
+            return self._columns(rollouts)
+
+        return rollout_func
+
+    def _columns(self, rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+        """Rollouts as TRL wants them. One without any token (its environment failed at the start)
+        becomes a single masked end token: a row that TRL can hold and that teaches nothing."""
+        end = self.tokenizer.eos_token_id
+        columns: dict[str, list[Any]] = {
+            "prompt_ids": [], "completion_ids": [], "env_mask": [], "given": [],
+        }  # fmt: skip
+        for rollout in rollouts:
+            sample = rollout_to_sample(rollout)
+            prompt, rest = sample.prompt_length, len(sample.token_ids) - sample.prompt_length
+            columns["prompt_ids"].append(list(sample.token_ids[:prompt]) or [end])
+            columns["completion_ids"].append(list(sample.token_ids[prompt:]) if rest else [end])
+            columns["env_mask"].append([int(m) for m in sample.loss_mask[prompt:]] if rest else [0])
+            columns["given"].append(rollout.reward)
+        return {**columns, "logprobs": None}  # type: ignore[dict-item]
+
+    # --- trainers ---------------------------------------------------------------------------
+
+    def _arguments(self, folder: str, updates: int) -> dict[str, Any]:
+        return {
+            "output_dir": folder,
+            "max_steps": updates,
+            "seed": self._config.seed,
+            "use_cpu": self.model.device.type == "cpu",
+            "bf16": self._config.model.precision == "bf16",
+            "gradient_checkpointing": self._config.model.gradient_checkpointing,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+        }
+
+    def _train(self, trainer: GRPOTrainer | SFTTrainer) -> None:
+        trainer.remove_callback(_printer())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*", category=UserWarning)
+            trainer.train()
+        # TRL replaces `model.forward` on the instance, around whatever stood there; without this
+        # every phase would add a layer of wrapping (pinned by a contract test).
+        vars(self.model).pop("forward", None)
+
+    @contextmanager
+    def _trainer_folder(self) -> Iterator[str]:
+        """TRL wants an output folder; ours are written by the run log, so it gets a scratch one."""
+        folder = tempfile.mkdtemp(prefix="toolrl-")
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _optimizer(
+        self, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> torch.optim.AdamW:
+        if name not in self._optimizers:
+            optimizer = torch.optim.AdamW(
+                self.model.parameters(), lr=lr, betas=betas, weight_decay=weight_decay
+            )
+            if name in self._pending:
+                _restore(optimizer, self._pending.pop(name))
+            self._optimizers[name] = optimizer
+        for group in self._optimizers[name].param_groups:
+            group["lr"] = group["initial_lr"] = lr
+        return self._optimizers[name]
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write model, tokenizer and optimiser moments."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        live = {name: _moments(optimizer) for name, optimizer in self._optimizers.items()}
+        for name, tensors in {**self._pending, **live}.items():
+            if tensors:
+                save_file(tensors, folder / f"{OPTIMIZER_PREFIX}{name}.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Weights now; moments when the optimiser is next needed. Nothing is unpickled."""
+        weights = load_file(folder / "model.safetensors")
+        missing, unexpected = self.model.load_state_dict(weights, strict=False)
+        if unexpected or any(name in weights for name in missing):
+            raise ModelError(f"checkpoint {folder} holds weights of another model")
+        self._optimizers.clear()
+        self._pending = {
+            path.stem.removeprefix(OPTIMIZER_PREFIX): load_file(path)
+            for path in folder.glob(f"{OPTIMIZER_PREFIX}*.safetensors")
+        }
+
+
+def _moments(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def _restore(optimizer: torch.optim.AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
+    full = optimizer.state_dict()
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**full, "state": state})
+
+
+def _given_reward(given: list[float], **_: Any) -> list[float]:
+    """The reward was decided where the episode ended; TRL only passes it through."""
+    return given
+
+
+def _printer() -> type[TrainerCallback]:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+class _Meter(TrainerCallback):  # type: ignore[misc]
+    """Adds up what TRL logs over the mini-batches of a step and tells ``on_step`` after the last.
+
+    ``on_log`` comes after the update and before TRL looks whether training should stop.
+    """
+
+    def __init__(self, mini_batches: int, on_step: OnStep) -> None:
+        self._mini_batches = mini_batches
+        self._on_step = on_step
+        self._sums: dict[str, float] = {}
+        self._logs: list[dict[str, float]] = []
+        self._started = time.perf_counter()
+        self.groups: tuple[Group, ...] = ()
+
+    def add(self, name: str, seconds: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - start)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._started = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:  # TRL's closing summary
+            return
+        self._logs.append({k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
+        if len(self._logs) < self._mini_batches:
+            return
+        figures = {
+            ours: sum(log[theirs] for log in self._logs) / len(self._logs)
+            for theirs, ours in FIGURES.items()
+            if theirs in self._logs[0]
+        }
+        figures["lr"] = self._logs[-1]["learning_rate"]
+        figures.update(_exclusive(self._sums))
+        figures["seconds_step"] = time.perf_counter() - self._started
+        result = StepResult(figures, self.groups)
+        self._logs, self._sums, self.groups = [], {}, ()
+        if self._on_step(result):
+            control.should_training_stop = True
+        self._started = time.perf_counter()
+
+
+def _exclusive(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Nested stopwatches as disjoint parts: rollout, forward, backward."""
+    rollout, inputs = seconds.get("seconds_rollout", 0.0), seconds.get("inputs", 0.0)
+    forward = seconds.get("loss", 0.0) + inputs - rollout
+    backward = seconds.get("training_step", 0.0) - inputs - seconds.get("loss", 0.0)
+    parts = {"seconds_forward": forward, "seconds_backward": backward}
+    return {**parts, "seconds_rollout": rollout} if rollout else parts
+
+
+class _GRPO(GRPOTrainer):  # type: ignore[misc]
+    """GRPO with stopwatches."""
+
+    def __init__(self, *, meter: _Meter, **kwargs: Any) -> None:
+        self._meter = meter
+        super().__init__(**kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with self._meter.timed("training_step"):
+            return super().training_step(*args, **kwargs)
+
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        with self._meter.timed("inputs"):
+            return super()._prepare_inputs(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        with self._meter.timed("loss"):
+            return super().compute_loss(*args, **kwargs)
+
+
+class _SFT(SFTTrainer):  # type: ignore[misc]
+    """SFT with stopwatches."""
+
+    def __init__(self, *, meter: _Meter, **kwargs: Any) -> None:
+        self._meter = meter
+        super().__init__(**kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with self._meter.timed("training_step"):
+            return super().training_step(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        with self._meter.timed("loss"):
+            return super().compute_loss(*args, **kwargs)
