@@ -28,6 +28,7 @@ RIGHT = "<right>"
 # (KL over that partition bounds the true one from below); a full table would take gigabytes.
 FULL_TABLE = 4096
 SUPPORT = 256
+ROWS_PER_PASS = 3
 
 Floats = NDArray[np.float32]
 
@@ -89,6 +90,24 @@ class Observation:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Some sequences of the bank: ``ids_BT``, and where in the kept logits its positions are."""
+
+    ids_BT: Tensor
+    rows_N: Tensor
+    columns_N: Tensor
+    right_N: Tensor
+    keep: int
+
+    @classmethod
+    def of(cls, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> _Pass:
+        """Logits before the first scored position would be computed for nothing."""
+        keep = ids_BT.shape[1] - int(columns_N.min()) + 1
+        shifted_N = columns_N - 1 - (ids_BT.shape[1] - keep)
+        return cls(ids_BT, rows_N, shifted_N, ids_BT[rows_N, columns_N], keep)
+
+
 class Probe:
     """``probe()`` observes the model; the base is the model at construction."""
 
@@ -102,16 +121,25 @@ class Probe:
                 f"a dialogue of the probe's bank has {longest} tokens; the model takes {limit}"
             )
         device = model.device
-        # Right padding needs no mask: a causal model never looks at it.
-        self._ids_BT = torch.full((len(lengths), longest), pad_id, device=device)
-        for row, ids in enumerate(bank.sequences):
-            self._ids_BT[row, : len(ids)] = torch.tensor(ids, device=device)
-        self._rows_N = torch.tensor(bank.rows_N, device=device)
-        columns_N = torch.tensor(bank.columns_N, device=device)
-        self._right_N = self._ids_BT[self._rows_N, columns_N]
-        # Logits before the first scored position would be computed for nothing.
-        self._keep = longest - int(columns_N.min()) + 1
-        self._columns_N = columns_N - 1 - (longest - self._keep)
+        rows_N, columns_N = np.array(bank.rows_N), np.array(bank.columns_N)
+        # Rows of like length go together: on a CPU padding would double the cost. The passes visit
+        # the positions in another order than the bank; `order` leads back.
+        self._passes, order = [], []
+        by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+        for start in range(0, len(by_length), ROWS_PER_PASS):
+            rows = by_length[start : start + ROWS_PER_PASS]
+            ids_BT = torch.full((len(rows), max(lengths[row] for row in rows)), pad_id)
+            places = []
+            for place, row in enumerate(rows):
+                # Right padding needs no mask: a causal model never looks at it.
+                ids_BT[place, : lengths[row]] = torch.tensor(bank.sequences[row])
+                here = np.flatnonzero(rows_N == row)
+                places += [(place, int(column)) for column in columns_N[here]]
+                order += here.tolist()
+            place_N, column_N = torch.tensor(places, device=device).T
+            self._passes.append(_Pass.of(ids_BT.to(device), place_N, column_N))
+        self._order = torch.tensor(order, device=device).argsort()
+        self._right_N = torch.cat([p.right_N for p in self._passes])[self._order]
         self._control_C = torch.tensor(list(bank.control.values()), device=device)
         self._slots_N = np.array(bank.slots_N)
         self._base_NK, self._support_NK = self._remember(self._logprobs())
@@ -120,11 +148,14 @@ class Probe:
     def _logprobs(self) -> Tensor:
         training = self._model.training
         self._model.eval()
-        logits_BTV = self._model(
-            input_ids=self._ids_BT, logits_to_keep=self._keep, use_cache=False
-        ).logits
+        parts = []
+        for p in self._passes:
+            logits_BTV = self._model(
+                input_ids=p.ids_BT, logits_to_keep=p.keep, use_cache=False
+            ).logits
+            parts.append(logits_BTV[p.rows_N, p.columns_N].float().log_softmax(-1))
         self._model.train(training)
-        return logits_BTV[self._rows_N, self._columns_N].float().log_softmax(-1)
+        return torch.cat(parts)[self._order]
 
     def _remember(self, base_NV: Tensor) -> tuple[Tensor, Tensor | None]:
         if base_NV.shape[1] <= FULL_TABLE:
