@@ -82,12 +82,12 @@ class Recorder:
         self._checkpoint(progress, "start")
 
     def phase_start(self, progress: Progress, phase: Phase) -> None:
-        detail = (
-            {"steps": phase.steps, "fresh_optimizer": phase.fresh_optimizer}
-            if isinstance(phase, RL)
-            else {"tasks": [task.id for task in phase.tasks], "steps": phase.steps}
-            | {"epochs": phase.epochs, "lr": phase.lr}
-        )
+        detail: dict[str, Any] = {"steps": phase.steps}
+        if isinstance(phase, RL):
+            detail |= {"fresh_optimizer": phase.fresh_optimizer}
+        else:
+            detail |= {"tasks": [task.id for task in phase.tasks], "epochs": phase.epochs}
+            detail |= {"lr": phase.lr}
         self._log.event(
             "phase_start",
             index=progress.phase,

@@ -120,7 +120,7 @@ def drive(
                 break
         if not resuming:
             progress.phase += 1
-            progress.phase_kind = phase.kind
+            progress.phase_kind = "rl" if isinstance(phase, RL) else "sft"
             progress.phase_first = progress.step
             progress.done, progress.groups, progress.alarm = 0, [], None
             observer.phase_start(progress, phase)

@@ -280,6 +280,7 @@ def _plan_turns(rng: random.Random, split: Split, category: str, turns: int) -> 
         if withhold:
             plan.withheld = (rng.choice(plan.rows).name,)
         if missing:
+            assert plan.intent.partial is not None
             plan.asked = plan.intent.partial[0]
         yield plan
 
@@ -289,14 +290,20 @@ def _draw(rng: random.Random, split: Split, intent: Intent) -> _Plan:
         row = rng.choice(tool_rows(rng, split, plugins_only=True))
         words = {p: _word(rng, split, p) for p in row.params}
         first, second = row.params
+        slots = {"TOOL": row.name, "A": first, "B": second}
+        slots |= {"{a}": f"{{{first}}}", "{b}": f"{{{second}}}"}
+
+        def named(template: str) -> str:
+            for slot, name in slots.items():
+                template = template.replace(slot, name)
+            return template
+
+        assert intent.partial is not None
         generic = Intent(
             name=row.name,
-            says=tuple(s.replace("TOOL", row.name).replace("A", first).replace("B", second)
-                       .replace("{a}", f"{{{first}}}").replace("{b}", f"{{{second}}}")
-                       for s in intent.says),
+            says=tuple(named(template) for template in intent.says),
             steps=((row.name, {first: first, second: second}),),
-            partial=(second, intent.partial[1].replace("TOOL", row.name).replace("A", first)
-                     .replace("{a}", f"{{{first}}}")),
+            partial=(second, named(intent.partial[1])),
         )
         return _Plan(generic, words, [row])
     known = {row.name: row for row in tool_rows(rng, split)}
@@ -341,7 +348,7 @@ def _play(
     """Execute a plan on ``state``; append its user turns to ``turns``; return the gold messages
     (without the very first user message of the episode, which is part of the prompt)."""
     intent, words = plan.intent, dict(plan.words)
-    says = intent.partial[1] if plan.asked else rng.choice(intent.says)
+    says = intent.partial[1] if plan.asked and intent.partial else rng.choice(intent.says)
     gold: list[Message] = []
 
     def user(text: str, tools: Sequence[str] = ()) -> None:

@@ -107,7 +107,7 @@ class Intent:
     name: str
     says: tuple[str, ...]
     steps: tuple[tuple[str, Mapping[str, str]], ...] = ()
-    partial: tuple[str, str] | tuple[()] = ()
+    partial: tuple[str, str] | None = None
     after: str = ""
     plugin: bool = False
 
@@ -124,7 +124,7 @@ class Intent:
         return tuple(names)
 
 
-def _simple(tool: str, *says: str, partial: tuple[str, str] | tuple[()] = ()) -> Intent:
+def _simple(tool: str, *says: str, partial: tuple[str, str] | None = None) -> Intent:
     params = next(row.params for row in TOOLS if row.name == tool)
     return Intent(tool, says, ((tool, {p: p for p in params}),), partial)
 
@@ -137,47 +137,94 @@ PLUGIN = Intent(
 )
 INTENTS: Mapping[str, tuple[Intent, ...]] = {
     "train": (
-        _simple("move_file", "move file {file} to {folder}.", "put file {file} in {folder}.",
-                partial=("folder", "move file {file}.")),
+        _simple(
+            "move_file",
+            "move file {file} to {folder}.",
+            "put file {file} in {folder}.",
+            partial=("folder", "move file {file}."),
+        ),
         _simple("find_file", "where is file {file}?", "find file {file}."),
-        _simple("send_message", "send {text} to {person}.", "tell {person} {text}.",
-                partial=("text", "send a message to {person}.")),
+        _simple(
+            "send_message",
+            "send {text} to {person}.",
+            "tell {person} {text}.",
+            partial=("text", "send a message to {person}."),
+        ),
         _simple("read_message", "what does {person} say?", "read the message of {person}."),
-        _simple("book_room", "book a room in {city} on {day}.", "on {day} i need a room in {city}.",
-                partial=("day", "book a room in {city}.")),
-        _simple("write_note", "write {text} in note {title}.", "set note {title} to {text}.",
-                partial=("text", "write in note {title}.")),
+        _simple(
+            "book_room",
+            "book a room in {city} on {day}.",
+            "on {day} i need a room in {city}.",
+            partial=("day", "book a room in {city}."),
+        ),
+        _simple(
+            "write_note",
+            "write {text} in note {title}.",
+            "set note {title} to {text}.",
+            partial=("text", "write in note {title}."),
+        ),
         _simple("read_note", "what is in note {title}?", "read note {title}."),
-        _simple("order_item", "order {count} {item}.", "i need {count} {item}.",
-                partial=("count", "order {item}.")),
-        _simple("set_light", "set the light in {room} to {color}.", "make the {room} light {color}.",
-                partial=("color", "set the light in {room}.")),
+        _simple(
+            "order_item",
+            "order {count} {item}.",
+            "i need {count} {item}.",
+            partial=("count", "order {item}."),
+        ),
+        _simple(
+            "set_light",
+            "set the light in {room} to {color}.",
+            "make the {room} light {color}.",
+            partial=("color", "set the light in {room}."),
+        ),
         _simple("check_light", "what light is in {room}?", "check the {room} light."),
-        _simple("add_event", "add {event} on {day}.", "on {day} there is {event}.",
-                partial=("day", "add {event}.")),
+        _simple(
+            "add_event",
+            "add {event} on {day}.",
+            "on {day} there is {event}.",
+            partial=("day", "add {event}."),
+        ),
         _simple("find_event", "when is {event}?", "find the day of {event}."),
-        Intent("cancel", ("cancel that booking.",), (("cancel_booking", {"code": "code"}),),
-               after="book_room"),
-        Intent("track", ("track that order.",), (("track_order", {"code": "code"}),),
-               after="order_item"),
-        Intent("send_note", ("send note {title} to {person}.",),
-               (("read_note", {"title": "title"}),
-                ("send_message", {"person": "person", "text": "text"}))),
-        Intent("book_event", ("book a room in {city} for {event}.",),
-               (("find_event", {"event": "event"}),
-                ("book_room", {"city": "city", "day": "day"}))),
-        Intent("same_light", ("make the {room2} light like {room}.",),
-               (("check_light", {"room": "room"}),
-                ("set_light", {"room": "room2", "color": "color"}))),
-        Intent("same_folder", ("put file {file2} where {file} is.",),
-               (("find_file", {"file": "file"}),
-                ("move_file", {"file": "file2", "folder": "folder"}))),
+        Intent(
+            "cancel",
+            ("cancel that booking.",),
+            (("cancel_booking", {"code": "code"}),),
+            after="book_room",
+        ),
+        Intent(
+            "track",
+            ("track that order.",),
+            (("track_order", {"code": "code"}),),
+            after="order_item",
+        ),
+        Intent(
+            "send_note",
+            ("send note {title} to {person}.",),
+            (
+                ("read_note", {"title": "title"}),
+                ("send_message", {"person": "person", "text": "text"}),
+            ),
+        ),
+        Intent(
+            "book_event",
+            ("book a room in {city} for {event}.",),
+            (("find_event", {"event": "event"}), ("book_room", {"city": "city", "day": "day"})),
+        ),
+        Intent(
+            "same_light",
+            ("make the {room2} light like {room}.",),
+            (("check_light", {"room": "room"}), ("set_light", {"room": "room2", "color": "color"})),
+        ),
+        Intent(
+            "same_folder",
+            ("put file {file2} where {file} is.",),
+            (("find_file", {"file": "file"}), ("move_file", {"file": "file2", "folder": "folder"})),
+        ),
         PLUGIN,
         PLUGIN,
         PLUGIN,
     ),
     "ood": (PLUGIN,),
-}  # fmt: skip
+}
 REPLIES: Mapping[str, tuple[str, ...]] = {
     "done": ("Done.", "That is done.", "All set now."),
     "told": ("It is {answer}.", "The answer is {answer}."),

@@ -74,7 +74,7 @@ def load_model(name: str, precision: Literal["fp32", "bf16"] = "fp32") -> Loaded
 
 
 def _eos_of(model: PreTrainedModel) -> list[int]:
-    eos = model.generation_config.eos_token_id if model.generation_config else None
+    eos = model.generation_config.eos_token_id
     if eos is None:
         return []
     return [eos] if isinstance(eos, int) else list(eos)

@@ -28,7 +28,7 @@ from toolrl_box.envs import pocket, pocket_words
 from toolrl_box.formats import FORMATS
 from toolrl_box.models.pocket_tokenizer import build_tokenizer
 from toolrl_box.prompting import with_hint
-from toolrl_box.types import Message, Task, ToolFormat
+from toolrl_box.types import Message, Task, ToolCall, ToolFormat
 
 DATA = Path(__file__).parent / "data"
 END = "<|im_end|>"
@@ -89,7 +89,7 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCau
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
         num_key_value_heads=1,
-        head_dim=recipe.head_dim,
+        head_dim=recipe.head_dim,  # type: ignore[call-arg]  # any keyword is kept
         intermediate_size=recipe.intermediate_size,
         max_position_embeddings=2048,
         tie_word_embeddings=False,
@@ -122,7 +122,7 @@ def break_message(text: str, fmt: ToolFormat, rng: random.Random) -> str:
     if draw < 0.35:
         words = text.split(" ")
         at = rng.randrange(len(words))
-        return " ".join(words[:at] + [rng.choice((start, end))] + words[at:])
+        return " ".join([*words[:at], rng.choice((start, end)), *words[at:]])
     if draw < 0.55:
         return start
     if draw < 0.70:
@@ -130,10 +130,10 @@ def break_message(text: str, fmt: ToolFormat, rng: random.Random) -> str:
     return fmt.render_message(Message("assistant", "", (_any_call(rng),)))
 
 
-def _any_call(rng: random.Random) -> pocket.ToolCall:
+def _any_call(rng: random.Random) -> ToolCall:
     row = rng.choice(pocket_words.TOOLS)
     words = {p: rng.choice(pocket_words.KINDS.get(p, ("kalo1",))) for p in row.params}
-    return pocket.ToolCall(row.name, words | ({"count": 3} if "count" in words else {}))
+    return ToolCall(row.name, words | ({"count": 3} if "count" in words else {}))
 
 
 def episode(
@@ -168,7 +168,9 @@ def episode(
     return ids, mask
 
 
-def copy_drill(encode: Callable[[str], list[int]], rng: random.Random, words: int = 14) -> Sequence_:
+def copy_drill(
+    encode: Callable[[str], list[int]], rng: random.Random, words: int = 14
+) -> Sequence_:
     """Random words, then the same again; loss on the repetition (it teaches induction)."""
     pool = [word for kind in pocket_words.KINDS.values() for word in kind]
     composites = pocket_words.COMPOSITES["train"]
@@ -252,7 +254,8 @@ def build_base(
         return list(tokenizer.encode(text, add_special_tokens=False))
 
     model = new_model(recipe, tokenizer).train()
-    pad = int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
     stages = recipe.with_noise()
     total, done = sum(stage.updates for stage in stages), 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.0)

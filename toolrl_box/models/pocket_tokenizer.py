@@ -23,7 +23,7 @@ from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Tokenizer
 
 from toolrl_box.envs import pocket, pocket_words
-from toolrl_box.formats import FORMATS, TOOLS_HEADER
+from toolrl_box.formats import FORMATS, INSTRUCTIONS, TOOLS_HEADER
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = (
@@ -52,7 +52,7 @@ ERRORS = ("bad arguments", "bad call", "unknown tool", "no such ")
 def _boilerplate() -> Iterator[str]:
     """The formats' instructions, cut at the tags (those are tokens of their own)."""
     tags = "|".join(re.escape(tag) for tag in TAGS)
-    for text in (TOOLS_HEADER, *(fmt.instructions for fmt in FORMATS.values())):
+    for text in (TOOLS_HEADER, *INSTRUCTIONS.values()):
         yield from (part for part in re.split(tags, text) if len(part) > 1)
 
 
@@ -60,7 +60,8 @@ def _texts() -> Iterator[str]:
     """Every fixed stretch of words that the world and its prompts can utter."""
     for intents in pocket_words.INTENTS.values():
         for intent in intents:
-            for says in (*intent.says, *intent.partial[1:]):
+            shortened = intent.partial[1:] if intent.partial else ()
+            for says in (*intent.says, *shortened):
                 # A plugin template becomes a sentence about its slots' names.
                 says = re.sub(r"TOOL|\b[AB]\b", "{x}", says)
                 yield from re.split(r"\{.*?\}", says)
@@ -108,8 +109,8 @@ def build_tokenizer() -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(
         vocab=vocabulary,
         merges=[],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106 - no password
+        pad_token="<|endoftext|>",  # noqa: S106
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )

@@ -58,7 +58,9 @@ def build_bank(tasks: Sequence[Task], fmt: ToolFormat, encode: Encode) -> Bank:
     end_id = end_of_message_id(encode)
     opening, closing = encode(fmt.call_start), encode(fmt.call_end)
     samples = [dialogue_to_sample(task, fmt, encode) for task in tasks]
-    rows, columns, slots = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    slots: list[int] = []
     for row, sample in enumerate(samples):
         for start, stop in _messages(sample, end_id):
             ids = sample.token_ids[start:stop]

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from toolrl_box.errors import ModelError
 from toolrl_box.probe.bank import SLOTS, Bank
+from toolrl_box.runlog import RIGHT_TOKEN
 
-RIGHT = "<right>"
 # Above this vocabulary the base is kept as its most likely tokens and the rest as one bucket
 # (KL over that partition bounds the true one from below); a full table would take gigabytes.
 FULL_TABLE = 4096
@@ -62,7 +62,7 @@ class Observation:
             if not here.any():
                 continue
             columns = [self.right_N[here], *self.control_NC[here].T]
-            for token, values in zip((RIGHT, *self.tokens), columns, strict=True):
+            for token, values in zip((RIGHT_TOKEN, *self.tokens), columns, strict=True):
                 low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
                 rows.append(
                     {
@@ -83,7 +83,7 @@ class Observation:
         controls = {f"control {t}": self.control_NC[:, c] for c, t in enumerate(self.tokens)}
         return {
             "slot": [SLOTS[i] for i in self.slots_N],
-            RIGHT: self.right_N,
+            RIGHT_TOKEN: self.right_N,
             "entropy": self.entropy_N,
             "kl": self.kl_N,
             **controls,

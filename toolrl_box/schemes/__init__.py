@@ -38,7 +38,5 @@ def build_scheme(name: str, knobs: Mapping[str, Any]) -> Scheme:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"scheme.{where} = {first['input']!r}: {first['msg'].lower()}"
-        ) from None
+        raise ConfigError(f"scheme.{where} = {first['input']!r}: {first['msg'].lower()}") from None
     return scheme
