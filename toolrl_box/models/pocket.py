@@ -67,11 +67,11 @@ class Recipe:
     heads: int = 4
     head_dim: int = 64
     intermediate_size: int = 256
-    hints: float = 0.1
+    hints: float = 0.15
     formats: tuple[tuple[str, float], ...] = (("hermes", 0.4), ("pythonic", 0.3), ("xml", 0.3))
     stages: tuple[Stage, ...] = (
-        Stage(420, 64, 3e-3, 2.2e-3, warmup=50, turns=(1,), tools=3, drill_every=3),
-        Stage(800, 16, 2.2e-3, 3e-4, turns=(1, 2, 2, 2), drill_every=10),
+        Stage(480, 64, 3e-3, 2.2e-3, warmup=50, turns=(1,), tools=3, drill_every=3),
+        Stage(900, 16, 2.2e-3, 3e-4, turns=(1, 2, 2, 2), drill_every=10),
         Stage(400, 16, 1.5e-3, 1e-4, warmup=10),
     )
 
@@ -168,17 +168,19 @@ def episode(
     return ids, mask
 
 
-def copy_drill(
-    encode: Callable[[str], list[int]], rng: random.Random, words: int = 14
-) -> Sequence_:
-    """Random words, then the same again; loss on the repetition (it teaches induction)."""
+def copy_drill(encode: Callable[[str], list[int]], rng: random.Random, words: int = 16) -> Sequence_:
+    """Random words, then the same again; loss on the repetition (it teaches induction).
+
+    The words stand side by side: a separator would be the previous token of every word, and the
+    previous token is what induction goes by.
+    """
     pool = [word for kind in pocket_words.KINDS.values() for word in kind]
     composites = pocket_words.COMPOSITES["train"]
     drawn = [
-        rng.choice(pool) if rng.random() < 0.6 else rng.choice(composites) + rng.choice(("", "7"))
+        rng.choice(pool) if rng.random() < 0.5 else rng.choice(composites) + rng.choice(("", "7"))
         for _ in range(words)
     ]
-    once = encode("\n".join(drawn) + "\n")
+    once = [token for word in drawn for token in encode(word)]
     return once + once, [False] * len(once) + [True] * len(once)
 
 
@@ -193,7 +195,7 @@ def batches(
     def one() -> Sequence_:
         nonlocal made
         made += 1
-        category = rng.choices(pocket.CATEGORIES, (4, 3, 2, 1))[0]
+        category = rng.choices(pocket.CATEGORIES, (4, 4, 2, 1))[0]
         task = pocket.make_task(
             "pretrain",
             f"pretrain-{recipe.seed}-{index}-{made}",
