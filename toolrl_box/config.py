@@ -22,7 +22,7 @@ from toolrl_box.errors import ConfigError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Named(_Section):
@@ -106,6 +106,15 @@ class RolloutSettings(_Section):
     max_tokens: int = Field(768, ge=1, description="whole episode, prompt included")
     max_observation_tokens: int = Field(128, ge=1)
 
+    @model_validator(mode="after")
+    def _fits(self) -> RolloutSettings:
+        if self.max_new_tokens >= self.max_tokens:
+            raise ValueError(
+                f"rollout.max_new_tokens = {self.max_new_tokens} must be below "
+                f"rollout.max_tokens = {self.max_tokens}"
+            )
+        return self
+
 
 class ProbeSettings(_Section):
     every: int = Field(1, ge=1)
@@ -129,8 +138,10 @@ class RunConfig(_Section):
     format: str = "hermes"
     model: ModelConfig = ModelConfig()
     steps: int = Field(60, ge=1)
-    seed: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0, description="torch threads; 0: 1 below 10M parameters, else all")
+    seed: int = Field(0, ge=0, lt=2**32)
+    threads: int = Field(
+        0, ge=0, le=1024, description="torch threads; 0: 1 below 10M parameters, else all"
+    )
     rewards: dict[str, float] = {"task_success": 1.0}
     rollout: RolloutSettings = RolloutSettings()
     grpo: GRPOSettings = GRPOSettings()
@@ -192,7 +203,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
-        inner = values.setdefault(parent, {})
+        inner = values.get(parent)
+        if inner is None:  # absent, or left empty in the file
+            inner = values[parent] = {}
         # `scheme: rl` in a file is short for `scheme: {name: rl}`.
         if not isinstance(inner, dict):
             inner = values[parent] = {"name": inner}

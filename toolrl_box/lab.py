@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from toolrl_box.config import RunConfig, parse, read_yaml
 from toolrl_box.detectors import DETECTORS
 from toolrl_box.envs import ENVS
 from toolrl_box.envs.pocket import make_tasks
-from toolrl_box.errors import ConfigError, DataError, RunFolderError, lookup
+from toolrl_box.errors import CheckpointError, DataError, RunFolderError, lookup
 from toolrl_box.evaluate import Evaluator
 from toolrl_box.formats import FORMATS
 from toolrl_box.models import load_model
@@ -48,25 +48,31 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "safetenso
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """How a run is followed from outside: told every step, asked whether to stop."""
+    """How a run is followed from outside: told its settings and every step, asked whether to
+    stop."""
 
+    begin: Callable[[RunConfig], None] = lambda config: None
     show: Callable[[Line], None] = lambda line: None
     should_stop: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda text: None
 
 
-def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:  # noqa: B008
+def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:
     """A new run in a new or empty folder."""
     lab = _Lab(config)  # everything that can be refused is refused before the folder is made
+    watch.begin(config)
     with RunLog.create(run_dir, config.model_dump(mode="json"), environment(config)) as log:
         return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
 
 
-def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:  # noqa: B008
+def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
     """Go on with a run from its newest sound checkpoint; ends as the uninterrupted run would."""
     with RunLog.resume(run_dir) as log:
         config = parse(read_yaml(run_dir / "config.yaml"))
+        if finished(run_dir):
+            raise RunFolderError(f"{run_dir} is a finished run: there is nothing to resume")
         lab = _Lab(config)
+        watch.begin(config)
         if not checkpoints.complete_steps(run_dir):
             watch.note("no checkpoint yet: starting from step 0")
             log.rewind(START)
@@ -75,8 +81,6 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:  # noqa: B008
         path, state, complaints = checkpoints.latest(run_dir)
         for complaint in complaints:
             watch.note(f"passed over: {complaint}")
-        if RunLog.open(run_dir).journal()[-1:] == [_finish(state)]:
-            raise RunFolderError(f"{run_dir} is a finished run; there is nothing to resume")
         log.rewind(state["cursor"])
         progress = Progress.from_json(state["progress"])
         checkpoints.sweep(run_dir, progress.step)
@@ -92,9 +96,16 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:  # noqa: B008
         return drive(lab.scheme, lab.ctx, lab.backend, recorder, progress, outcomes)
 
 
-def _finish(state: Mapping[str, Any]) -> dict[str, Any]:
-    progress = state["progress"]
-    return {"event": "finish", "step": progress["step"], "rl_step": progress["rl_step"]}
+def finished(run_dir: Path) -> bool:
+    """Whether the run has ended and its last checkpoint is sound; only then is nothing left."""
+    last = RunLog.open(run_dir).journal()[-1:]
+    if not last or last[0]["event"] != "finish":
+        return False
+    try:
+        checkpoints.verify(checkpoints.path_of(run_dir, last[0]["step"]))
+    except CheckpointError:
+        return False
+    return True
 
 
 class _Lab:
@@ -209,12 +220,3 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def check_settings(config: RunConfig) -> None:
-    """Rules that span sections. Raises ConfigError."""
-    if config.rollout.max_new_tokens >= config.rollout.max_tokens:
-        raise ConfigError(
-            f"rollout.max_new_tokens = {config.rollout.max_new_tokens} must be below "
-            f"rollout.max_tokens = {config.rollout.max_tokens}"
-        )

@@ -1,0 +1,197 @@
+"""The ``toolrl`` command: resolves names, wires, prints. No logic lives here.
+
+Input: arguments. Output: text on stdout, ``error: …`` on stderr, and the exit code: 0 done, 2 a
+mistake that the user can mend, 130 or 143 stopped by SIGINT or SIGTERM with everything saved.
+
+Whatever imports torch is imported inside the commands, so that ``--help`` and ``list`` are quick.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from toolrl_box.errors import ConfigError, ToolRLError
+
+if TYPE_CHECKING:
+    from toolrl_box.config import RunConfig
+
+USER_ERROR = 2
+RUNS = Path("runs")
+
+app = typer.Typer(
+    name="toolrl",
+    help="Collapse diagnostics and supervision mixing for multi-turn tool-use RL.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+base = typer.Typer(no_args_is_help=True, help="Base models of the pocket laboratory.")
+app.add_typer(base, name="base")
+console = Console()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; raises SystemExit."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except ToolRLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+@app.command()
+def run(
+    scheme: Annotated[str | None, typer.Option(help="See `toolrl list schemes`.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="See `toolrl list models`; or a Hugging Face folder or id.")
+    ] = None,
+    env: Annotated[str | None, typer.Option(help="See `toolrl list envs`.")] = None,
+    fmt: Annotated[str | None, typer.Option("--format", help="See `toolrl list formats`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="RL steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="New folder; default: runs/<scheme>-<format>-seed<seed>.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with a run that was stopped.")
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
+) -> None:
+    """Train, probe, log and report; or go on with a stopped run."""
+    options = {
+        "scheme.name": scheme,
+        "model.name": model,
+        "env.name": env,
+        "format": fmt,
+        "steps": steps,
+        "seed": seed,
+    }
+    if resume is not None:
+        given = [config, sets, output_dir, *options.values()]
+        if any(value is not None for value in given):
+            raise ConfigError("--resume goes on with the run's own settings: give no others")
+    from toolrl_box.config import load
+    from toolrl_box.interrupts import Interrupts
+    from toolrl_box.progress import Display, silence
+
+    settings = load(config, sets or (), options)
+    run_dir = resume or output_dir or _free_folder(settings)
+    ended = "aborted"
+    with Interrupts() as interrupts, Display(console) as display, suppress(KeyboardInterrupt):
+        silence()
+        from toolrl_box import lab
+
+        watch = lab.Watch(display.begin, display.show, interrupts.asked, display.note)
+        if resume is None:
+            ended = lab.start(settings, run_dir, watch)
+        else:
+            ended = lab.resume(run_dir, watch)
+    if ended != "done":
+        _say(f"{ended}; go on with: toolrl run --resume {run_dir}")
+        raise typer.Exit(interrupts.exit_code)
+    if no_report:
+        _say(f"run: {run_dir}")
+    else:
+        report(run_dir)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run, finished or not.")],
+) -> None:
+    """Write the collapse report of a run to RUN_DIR/report."""
+    from toolrl_box.report import write_report
+
+    summary = write_report(run_dir)
+    _say(f"{summary['verdict']}: {summary['headline']}")
+    _say(f"report: {run_dir / 'report' / 'index.html'}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        Literal["schemes", "envs", "formats", "models"],
+        typer.Argument(metavar="schemes|envs|formats|models"),
+    ],
+) -> None:
+    """Name what can be chosen, a line each."""
+    if what == "models":
+        from toolrl_box.models import MODELS
+
+        lines = {name: description for name, (description, _) in MODELS.items()}
+    else:
+        table: Mapping[str, Any] = getattr(import_module(f"toolrl_box.{what}"), what.upper())
+        lines = {name: _first_line(entry) for name, entry in table.items()}
+    for name, line in lines.items():
+        _say(f"{name:<16}{line}")
+
+
+@base.command("build")
+def base_build(
+    output: Annotated[Path, typer.Option(help="New or empty folder.")],
+    noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of broken messages in the last stage.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train a base of the pocket model by its recipe (minutes) and measure it."""
+    from toolrl_box.progress import UpdateBar, silence
+
+    silence()
+    from toolrl_box.base import build
+    from toolrl_box.models.pocket import Recipe
+
+    with UpdateBar(console) as bar:
+        success = build(Recipe(noise=noise, seed=seed), output, bar.show)
+    for name, share in success.items():
+        _say(f"{name:<20}{share:.3f}")
+    _say(f"base: {output}")
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, machine, models and extras, and what cannot run here."""
+    from toolrl_box.doctor import examine
+
+    section = ""
+    for group, name, finding in examine():
+        if group != section:
+            _say(f"{group}:")
+            section = group
+        _say(f"  {name:<18}{finding}")
+
+
+def _free_folder(settings: RunConfig) -> Path:
+    """``runs/<scheme>-<format>-seed<seed>``, with ``-2``, ``-3`` … when that is taken."""
+    name = f"{settings.scheme.name}-{settings.format}-seed{settings.seed}"
+    names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
+    return next(path for path in (RUNS / name for name in names) if not path.exists())
+
+
+def _first_line(entry: Any) -> str:
+    """Of the documentation of the module that defines ``entry`` (or its class)."""
+    module = inspect.getmodule(entry if isinstance(entry, type) else type(entry))
+    return (inspect.getdoc(module) or "").split("\n", 1)[0]
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
