@@ -14,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from toolrl_box.durable import fsync, write_atomic, writing
 from toolrl_box.errors import CheckpointError
@@ -43,7 +44,7 @@ def save(
         shutil.rmtree(final, ignore_errors=True)  # an incomplete one of the same step
         try:
             staging.mkdir()
-            write_files(staging)
+            _write(write_files, staging)
             (staging / STATE).write_text(json.dumps(state))
             digests = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
             for name in digests:
@@ -81,7 +82,7 @@ def verify(path: Path) -> dict[str, Any]:
             if _sha256(path / name) != digest:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} has changed")
         state: dict[str, Any] = json.loads((path / STATE).read_text())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     return state
 
@@ -107,9 +108,10 @@ def sweep(run_dir: Path, step: int) -> None:
     folder = run_dir / "checkpoints"
     for path in folder.glob(".step_*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("step_*"):
-        if int(path.name.removeprefix("step_")) > step:
-            shutil.rmtree(path)
+    with writing(folder):
+        for path in folder.glob("step_*"):
+            if int(path.name.removeprefix("step_")) > step:
+                shutil.rmtree(path)
 
 
 def thin(run_dir: Path, keep: int = 2) -> None:
@@ -117,12 +119,28 @@ def thin(run_dir: Path, keep: int = 2) -> None:
     size); the weights stay, for evaluation and rollback."""
     for step in complete_steps(run_dir)[:-keep]:
         path = path_of(run_dir, step)
-        files = _marker(path)["files"]
+        try:
+            files = _marker(path)["files"]
+        except CheckpointError:  # damaged after it was written: no reason to end the run
+            continue
         kept = {name: d for name, d in files.items() if not name.startswith(OPTIMIZER_PREFIX)}
         if kept != files:
-            _mark(path, kept, thinned=True)
-            for name in files.keys() - kept.keys():
-                (path / name).unlink(missing_ok=True)
+            with writing(path):
+                _mark(path, kept, thinned=True)
+                for name in files.keys() - kept.keys():
+                    (path / name).unlink(missing_ok=True)
+
+
+def _write(write_files: Callable[[Path], None], folder: Path) -> None:
+    """safetensors and tokenizers report a full disk in exceptions of their own; what they share
+    is Rust's wording."""
+    try:
+        write_files(folder)
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _mark(path: Path, digests: Mapping[str, str], *, thinned: bool) -> None:
@@ -130,8 +148,17 @@ def _mark(path: Path, digests: Mapping[str, str], *, thinned: bool) -> None:
     write_atomic(path / MARKER, json.dumps(marker, indent=2).encode())
 
 
-def _marker(path: Path) -> Any:
-    return json.loads((path / MARKER).read_text())
+class _Marker(TypedDict):
+    files: dict[str, str]
+    thinned: bool
+
+
+def _marker(path: Path) -> _Marker:
+    try:
+        value = json.loads((path / MARKER).read_text())
+        return {"files": dict(value["files"]), "thinned": bool(value["thinned"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {MARKER} is unreadable") from error
 
 
 def _sha256(path: Path) -> str:

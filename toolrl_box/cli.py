@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; raises SystemExit."""
     try:
         app(args=None if arguments is None else list(arguments))
-    except ToolRLError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ToolRLError, OSError) as error:  # OSError: a full disk or a missing permission
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

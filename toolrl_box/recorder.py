@@ -79,7 +79,8 @@ class Recorder:
         row: dict[str, Any] = {"step": 0, **self._observe(0), **self._evaluated(0)}
         self._log.metrics(row)
         self._show(Line(progress, row, ()))
-        self._checkpoint(progress, "start")
+        self._log.event("checkpoint", step=0, reason="start")
+        self._checkpoint(progress)
 
     def phase_start(self, progress: Progress, phase: Phase) -> None:
         detail: dict[str, Any] = {"steps": phase.steps}
@@ -118,14 +119,15 @@ class Recorder:
         alarms = self._alarms(step, row)
         if alarms and progress.alarm is None:
             progress.alarm = alarms[0]
-        evaluated = step % self._config.eval.every == 0
-        if evaluated:
+        if step % self._config.eval.every == 0:
             row |= self._evaluated(step)
         self._log.metrics(row)
         stop = self._should_stop()
-        if stop or evaluated or step % self._config.checkpoint.every == 0:
+        if self._due(step):
+            self._log.event("checkpoint", step=step, reason="regular")
+        if stop or self._due(step):
             start = time.perf_counter()
-            self._checkpoint(progress, "stop" if stop else "regular")
+            self._checkpoint(progress)
             row["seconds_logging"] += time.perf_counter() - start
         self._show(Line(progress, row, tuple(alarms)))
         return stop
@@ -134,8 +136,9 @@ class Recorder:
         self._log.event("phase_end", index=progress.phase, outcome=outcome.to_json())
 
     def finish(self, progress: Progress) -> None:
-        if progress.step not in checkpoints.complete_steps(self._log.path):
-            self._checkpoint(progress, "end")
+        if not self._due(progress.step):
+            self._log.event("checkpoint", step=progress.step, reason="end")
+            self._checkpoint(progress)
         self._log.event("finish", step=progress.step, rl_step=progress.rl_step)
         self._log.commit()
 
@@ -180,8 +183,16 @@ class Recorder:
             self._log.event("alarm", **asdict(alarm))
         return alarms
 
-    def _checkpoint(self, progress: Progress, reason: str) -> None:
-        self._log.event("checkpoint", step=progress.step, reason=reason)
+    def _due(self, step: int) -> bool:
+        """By the schedule alone: a checkpoint that a signal asked for is in no journal, so that
+        the journal of a run that was stopped equals that of one that was not."""
+        every = (self._config.eval.every, self._config.checkpoint.every)
+        return any(step % steps == 0 for steps in every)
+
+    def _checkpoint(self, progress: Progress) -> None:
+        """Save, unless the same step was saved before a stop; its event is logged before."""
+        if progress.step in checkpoints.complete_steps(self._log.path):
+            return
         state = {
             "progress": progress.to_json(),
             "cursor": self._log.commit(),

@@ -94,6 +94,8 @@ ROLLOUTS = pa.schema(
 # Columns that callers see as values and the file holds as JSON text.
 JSON_COLUMNS = ("reward_parts", "messages")
 STEP_FOLDERS = ("rollouts", "probe_contexts")
+# What a process killed before it wrote config.yaml leaves behind: as good as empty.
+UNBORN = ("lock", ".environment.json.tmp", "environment.json", ".config.yaml.tmp")
 
 
 class Cursor(TypedDict):
@@ -185,7 +187,7 @@ class RunLog:
         path = Path(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            taken = next(path.iterdir(), None)
+            taken = next((entry for entry in path.iterdir() if entry.name not in UNBORN), None)
         if taken is not None:
             check_unlocked(path)
             raise RunFolderError(
@@ -195,8 +197,9 @@ class RunLog:
         lock = acquire(path)
         with writing(path):
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            write_atomic(path / "config.yaml", text.encode())
             write_atomic(path / "environment.json", json.dumps(environment, indent=2).encode())
+            # Last: from here on the folder is a run folder, which can be resumed.
+            write_atomic(path / "config.yaml", text.encode())
             log = cls(path, lock, fresh=True)
         log._session(resumed_from=None)
         log.commit()

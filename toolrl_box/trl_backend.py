@@ -94,9 +94,9 @@ class TRLBackend:
         grpo = self._config.grpo
         rows = grpo.prompts_per_step * grpo.group_size
         if fresh:
-            self._optimizers.pop("rl", None)
+            self._forget("rl")
         # The SFT moments are of no use to anybody once RL goes on.
-        self._optimizers.pop("sft", None)
+        self._forget("sft")
         optimizer = self._optimizer("rl", grpo.lr, (0.9, grpo.adam_beta2), grpo.weight_decay)
 
         def warmup(update: int) -> float:
@@ -141,7 +141,7 @@ class TRLBackend:
         settings = self._config.sft
         updates = self.sft_steps(phase)
         if done == 0:
-            self._optimizers.pop("sft", None)
+            self._forget("sft")
         optimizer = self._optimizer("sft", phase.lr or settings.lr, (0.9, 0.999), 0.0)
         warm = settings.warmup_ratio * updates
 
@@ -292,6 +292,11 @@ class TRLBackend:
         for group in self._optimizers[name].param_groups:
             group["lr"] = group["initial_lr"] = lr
         return self._optimizers[name]
+
+    def _forget(self, name: str) -> None:
+        """Drop an optimiser's moments, also those of a checkpoint that no phase has asked for."""
+        self._optimizers.pop(name, None)
+        self._pending.pop(name, None)
 
     # --- checkpoints ------------------------------------------------------------------------
 
