@@ -276,6 +276,8 @@ def _plan_turns(rng: random.Random, split: Split, category: str, turns: int) -> 
         follow = [intent for intent in choices if intent.after]
         intent = rng.choice(follow if follow and rng.random() < 0.4 else choices)
         plan = _draw(rng, split, intent)
+        while withhold and {row.name for row in plan.rows} & set(earlier):
+            plan = _draw(rng, split, intent)  # a plugin that an earlier turn has called
         earlier += [row.name for row in plan.rows]
         if withhold:
             plan.withheld = (rng.choice(plan.rows).name,)

@@ -168,7 +168,9 @@ def episode(
     return ids, mask
 
 
-def copy_drill(encode: Callable[[str], list[int]], rng: random.Random, words: int = 16) -> Sequence_:
+def copy_drill(
+    encode: Callable[[str], list[int]], rng: random.Random, words: int = 16
+) -> Sequence_:
     """Random words, then the same again; loss on the repetition (it teaches induction).
 
     The words stand side by side: a separator would be the previous token of every word, and the
