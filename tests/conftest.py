@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Before anything imports torch: pytest-xdist already uses all cores, and thread counts change
@@ -65,3 +66,17 @@ def tiny_model(tiny_recipe: Recipe, pocket_tokenizer: PreTrainedTokenizerBase) -
             if parameter.dim() > 1:
                 parameter.mul_(4.0)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained pocket model as a Hugging Face folder: it says nothing sensible, fast."""
+    from toolrl_box.models.pocket import Recipe, new_model
+    from toolrl_box.models.pocket_tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = build_tokenizer()
+    recipe = Recipe(hidden_size=64, layers=2, heads=2, head_dim=32, intermediate_size=128)
+    new_model(recipe, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
