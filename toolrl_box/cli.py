@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from toolrl_box.errors import ConfigError, ToolRLError
+from toolrl_box.errors import ConfigError, ToolRLError, lookup
 
 if TYPE_CHECKING:
     from toolrl_box.config import RunConfig
@@ -90,6 +90,7 @@ def run(
     from toolrl_box.progress import Display, silence
 
     settings = load(config, sets or (), options)
+    _check_names(settings)
     run_dir = resume or output_dir or _free_folder(settings)
     ended = "aborted"
     with Interrupts() as interrupts, Display(console) as display, suppress(KeyboardInterrupt):
@@ -181,6 +182,17 @@ def _free_folder(settings: RunConfig) -> Path:
     name = f"{settings.scheme.name}-{settings.format}-seed{settings.seed}"
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
     return next(path for path in (RUNS / name for name in names) if not path.exists())
+
+
+def _check_names(settings: RunConfig) -> None:
+    """Refuse a wrong name at once; ``lab`` would, after seconds of imports."""
+    from toolrl_box.envs import ENVS
+    from toolrl_box.formats import FORMATS
+    from toolrl_box.schemes import build_scheme
+
+    build_scheme(settings.scheme.name, settings.scheme.knobs)
+    lookup("environment", settings.env.name, ENVS)
+    lookup("format", settings.format, FORMATS)
 
 
 def _first_line(entry: Any) -> str:

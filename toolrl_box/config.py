@@ -51,9 +51,11 @@ class EnvConfig(_Named):
         "observe", description="a closed but unreadable call: error result, or end of the turn"
     )
     train_tasks: int = Field(300, ge=1)
-    train_categories: tuple[str, ...] = ("base", "miss_func", "miss_param")
+    train_categories: tuple[str, ...] = Field(("base", "miss_func", "miss_param"), min_length=1)
     eval_tasks: int = Field(64, ge=1)
-    eval_categories: tuple[str, ...] = ("base", "miss_func", "miss_param", "long_context")
+    eval_categories: tuple[str, ...] = Field(
+        ("base", "miss_func", "miss_param", "long_context"), min_length=1
+    )
     seed: int = Field(0, description="seed of the tasks, apart from the run's seed")
 
 

@@ -59,9 +59,10 @@ class Watch:
 
 def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:
     """A new run in a new or empty folder."""
+    RunLog.check_free(run_dir)
     lab = _Lab(config)  # everything that can be refused is refused before the folder is made
-    watch.begin(config)
     with RunLog.create(run_dir, config.model_dump(mode="json"), environment(config)) as log:
+        watch.begin(config)
         return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
 
 
@@ -124,6 +125,18 @@ class _Lab:
         self.tokenizer = loaded.tokenizer
         pad = int(loaded.tokenizer.pad_token_id)
         self.policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
+        self.evaluator = Evaluator(
+            make_tasks(
+                "heldout", config.env.eval_tasks, config.env.seed, config.env.eval_categories
+            ),
+            self.policy,
+            self.fmt,
+            self.make_env,
+            self.policy.encode,
+            self.policy.decode,
+            config.rollout,
+        )
+        self.bank = pocket_bank(config, self.fmt, self.make_env, self.policy.encode)
         stream = TaskStream(config)
         self.ctx = Context(config.steps, {task.id: task for task in stream.tasks})
         self.backend = TRLBackend(
@@ -141,23 +154,11 @@ class _Lab:
     def recorder(self, log: RunLog, watch: Watch) -> Recorder:
         """Made while the model is still the base: the probe remembers it."""
         config = self.config
-        evaluator = Evaluator(
-            make_tasks(
-                "heldout", config.env.eval_tasks, config.env.seed, config.env.eval_categories
-            ),
-            self.policy,
-            self.fmt,
-            self.make_env,
-            self.policy.encode,
-            self.policy.decode,
-            config.rollout,
-        )
-        bank = pocket_bank(config, self.fmt, self.make_env, self.policy.encode)
         return Recorder(
             log,
             self.backend,
-            Probe(self.model, bank, int(self.tokenizer.pad_token_id)),
-            evaluator,
+            Probe(self.model, self.bank, int(self.tokenizer.pad_token_id)),
+            self.evaluator,
             [make() for make in DETECTORS.values()],
             self.fmt,
             config,

@@ -8,6 +8,7 @@ Left out: figures over time (``report``).
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
@@ -159,11 +160,12 @@ def silence() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\b")
     import datasets
     from huggingface_hub.utils.tqdm import disable_progress_bars
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     datasets.disable_progress_bars()
 
 

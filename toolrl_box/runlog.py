@@ -185,15 +185,9 @@ class RunLog:
         Raises RunFolderError, having written nothing, when something is there already.
         """
         path = Path(path)
+        cls.check_free(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            taken = next((entry for entry in path.iterdir() if entry.name not in UNBORN), None)
-        if taken is not None:
-            check_unlocked(path)
-            raise RunFolderError(
-                f"{path} is not empty (it holds {taken.name}) and is never overwritten: "
-                f"continue it with --resume {path}, or choose another --output-dir"
-            )
         lock = acquire(path)
         with writing(path):
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
@@ -204,6 +198,18 @@ class RunLog:
         log._session(resumed_from=None)
         log.commit()
         return log
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise RunFolderError unless :meth:`create` may use the folder; changes nothing."""
+        with writing(path):
+            names = [entry.name for entry in path.iterdir()] if path.exists() else []
+        if taken := sorted(set(names) - set(UNBORN)):
+            check_unlocked(path)
+            raise RunFolderError(
+                f"{path} is not empty (it holds {taken[0]}) and is never overwritten: "
+                f"continue it with --resume {path}, or choose another --output-dir"
+            )
 
     @staticmethod
     def open(path: Path | str) -> RunView:
