@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import pytest
 from hypothesis import settings
 
+from toolrl_box.envs.pocket import PocketEpisode
+
 # Derandomised: a red build must be red on every machine. No deadline: CI machines are slow.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM, Qwen2Tokenizer
 
+    from toolrl_box.config import RunConfig
     from toolrl_box.models.pocket import Recipe
+    from toolrl_box.trl_backend import TRLBackend
+    from toolrl_box.types import Environment, Message, Parsed, Step, Task
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +86,75 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new_model(recipe, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+class DiceEnv:
+    """The pocket world with another verdict: whether the assistant has written an even number of
+    characters. An untrained model never solves a task, and equal rewards teach nothing."""
+
+    def __init__(self) -> None:
+        self._episode = PocketEpisode()
+        self._written = 0
+
+    def reset(self, task: Task) -> tuple[Message, ...]:
+        return self._episode.reset(task)
+
+    def step(self, message: Parsed) -> Step:
+        self._written += len(message.text)
+        step = self._episode.step(message)
+        success = float(self._written % 2 == 0)
+        return replace(step, outcome={"success": success}) if step.done else step
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> RunConfig:
+    """A run of steps that take a tenth of a second each."""
+    from toolrl_box.config import parse
+
+    return parse(
+        {
+            "steps": 4,
+            "env": {"train_tasks": 12},
+            "rollout": {"max_new_tokens": 6},
+            "grpo": {"prompts_per_step": 2, "group_size": 4, "lr": 3e-3, "warmup_steps": 3},
+            "sft": {"batch_size": 2, "lr": 3e-3},
+        }
+    )
+
+
+@pytest.fixture
+def make_backend(
+    tiny_recipe: Recipe, pocket_tokenizer: Qwen2Tokenizer, tiny_config: RunConfig
+) -> Callable[..., TRLBackend]:
+    """Makes a real TRL backend on a fresh tiny model, the same every time."""
+    import torch
+
+    from toolrl_box.formats import FORMATS
+    from toolrl_box.lab import TaskStream
+    from toolrl_box.models.pocket import new_model
+    from toolrl_box.policies.hf import HFPolicy
+    from toolrl_box.trl_backend import TRLBackend
+
+    torch.set_num_threads(1)
+
+    def make(
+        config: RunConfig = tiny_config,
+        make_env: Callable[[], Environment] = DiceEnv,
+        model: Qwen2ForCausalLM | None = None,
+    ) -> TRLBackend:
+        model = model or new_model(tiny_recipe, pocket_tokenizer)
+        stops = (int(pocket_tokenizer.eos_token_id), int(pocket_tokenizer.pad_token_id))
+        policy = HFPolicy(model, pocket_tokenizer, stops, stops[1])
+        return TRLBackend(
+            model,
+            pocket_tokenizer,
+            policy,
+            policy.encode,
+            policy.decode,
+            FORMATS["hermes"],
+            make_env,
+            TaskStream(config).at,
+            config,
+        )
+
+    return make
