@@ -122,7 +122,7 @@ def tiny_config() -> RunConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_backend(
     tiny_recipe: Recipe, pocket_tokenizer: Qwen2Tokenizer, tiny_config: RunConfig
 ) -> Callable[..., TRLBackend]:

@@ -265,13 +265,20 @@ def story(backend: TRLBackend, save_after: int, folder: Path, other: TRLBackend)
     return backend
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(make_backend: Make) -> dict[str, torch.Tensor]:
+    return weights(story(make_backend(), -1, Path(), make_backend()))
+
+
 @pytest.mark.parametrize("save_after", [0, 1, 2])
 def test_a_checkpoint_goes_on_exactly_wherever_it_was_taken(
-    make_backend: Make, tmp_path: Path, save_after: int
+    make_backend: Make,
+    uninterrupted: dict[str, torch.Tensor],
+    tmp_path: Path,
+    save_after: int,
 ) -> None:
-    whole = story(make_backend(), -1, tmp_path / "unused", make_backend())
     resumed = story(make_backend(), save_after, tmp_path / "checkpoint", make_backend())
-    assert same(weights(whole), weights(resumed))
+    assert same(uninterrupted, weights(resumed))
 
 
 def test_a_checkpoint_that_is_loaded_and_saved_again_keeps_the_moments(
