@@ -1,8 +1,8 @@
 """RunConfig: everything that determines a run, in one frozen object.
 
-Input: YAML, ``--set key=value`` pairs and command-line options, in that order of precedence from
-low to high. Output: a validated :class:`RunConfig`, saved resolved into the run folder. Unknown
-keys are refused with the nearest known one.
+Input: the model's defaults, YAML, ``--set key=value`` pairs and command-line options, in that
+order of precedence from low to high. Output: a validated :class:`RunConfig`, saved resolved into
+the run folder. Unknown keys are refused with the nearest known one.
 
 A scheme's knobs stand under ``scheme`` beside its ``name``; they are the scheme's own dataclass
 fields and are checked when it is built, so a new scheme needs no line here.
@@ -132,6 +132,28 @@ class CheckpointSettings(_Section):
     keep_optimizer: int = Field(2, ge=1, description="newest checkpoints that keep optimiser files")
 
 
+# Dotted settings that a model needs in place of the laboratory's own, which are made for a model
+# 200 times smaller. Whatever the user says wins; the resolved config shows the outcome.
+MODEL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    # Learning rates of full fine-tuning at 135M parameters. The sizes are those of a run that ends
+    # in minutes on one core: about 12 ms per trained token.
+    "smollm2": {
+        "warmup_updates": 12,
+        "env.eval_tasks": 4,
+        "rollout.max_tokens": 1024,
+        "grpo.prompts_per_step": 2,
+        "grpo.group_size": 4,
+        "grpo.lr": 1e-5,
+        "sft.lr": 3e-4,
+        "sft.batch_size": 2,
+        "probe.episodes": 4,
+        "eval.every": 50,
+        "checkpoint.every": 50,  # 2 GB each, two thirds of it moments
+        "checkpoint.keep_optimizer": 1,
+    },
+}
+
+
 class RunConfig(_Section):
     """A run. ``steps`` counts RL steps; supervised steps come on top (each is reported)."""
 
@@ -143,6 +165,12 @@ class RunConfig(_Section):
     seed: int = Field(0, ge=0, lt=2**32)
     threads: int = Field(
         0, ge=0, le=1024, description="torch threads; 0: 1 below 10M parameters, else all"
+    )
+    warmup_updates: int = Field(
+        0,
+        ge=0,
+        description="supervised updates on gold dialogues of the training tasks before the "
+        "scheme's first phase; probe and detectors take the model after them as the base",
     )
     rewards: dict[str, float] = {"task_success": 1.0}
     rollout: RolloutSettings = RolloutSettings()
@@ -176,7 +204,21 @@ def load(
     for key, value in (options or {}).items():
         if value is not None:
             _put(values, key, value)
-    return parse(values)
+    return parse(_with_defaults(values))
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` over the defaults of the model they name."""
+    model = values.get("model")
+    name = model.get("name") if isinstance(model, dict) else model
+    for key, default in MODEL_DEFAULTS.get(str(name), {}).items():
+        *parents, last = key.split(".")
+        section: Any = values
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            _put(values, key, default)
+    return values
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

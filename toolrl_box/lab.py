@@ -28,7 +28,7 @@ from toolrl_box.errors import CheckpointError, DataError, RunFolderError, lookup
 from toolrl_box.evaluate import Evaluator
 from toolrl_box.formats import FORMATS
 from toolrl_box.models import load_model
-from toolrl_box.phases import Context, Outcome, Scheme
+from toolrl_box.phases import Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.probe.bank import Bank, build_bank
 from toolrl_box.probe.probe import Probe
@@ -90,6 +90,10 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
             for event in RunLog.open(run_dir).journal()
             if event["event"] == "phase_end"
         ]
+        if 0 < config.warmup_updates <= progress.step:  # then the base is the warmed-up model
+            base = checkpoints.path_of(run_dir, config.warmup_updates)
+            checkpoints.verify(base)
+            lab.backend.load(base)
         recorder = lab.recorder(log, watch)
         lab.backend.load(path)
         recorder.restore(state)
@@ -118,7 +122,8 @@ class _Lab:
         self.config = config
         self.fmt = lookup("format", config.format, FORMATS)
         self.make_env: MakeEnv = lookup("environment", config.env.name, ENVS)(config.env.malformed)
-        self.scheme: Scheme = build_scheme(config.scheme.name, config.scheme.knobs)
+        scheme = build_scheme(config.scheme.name, config.scheme.knobs)
+        self.scheme: Scheme = WarmedUp(scheme, config.warmup_updates)
         loaded = load_model(config.model.name, config.model.precision)
         torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
         self.model = loaded.model
@@ -152,7 +157,7 @@ class _Lab:
         )
 
     def recorder(self, log: RunLog, watch: Watch) -> Recorder:
-        """Made while the model is still the base: the probe remembers it."""
+        """Made while the model is the base: the probe remembers it."""
         config = self.config
         return Recorder(
             log,

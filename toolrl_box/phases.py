@@ -94,6 +94,20 @@ class Scheme(Protocol):
     def phases(self, ctx: Context) -> Phases: ...
 
 
+@dataclass(frozen=True, slots=True)
+class WarmedUp:
+    """``scheme`` after one phase of ``updates`` supervised updates on all training tasks' gold
+    dialogues. Its outcome is not the scheme's business; with 0 updates there is no such phase."""
+
+    scheme: Scheme
+    updates: int
+
+    def phases(self, ctx: Context) -> Phases:
+        if self.updates:
+            yield SFT(tuple(ctx.tasks.values()), steps=self.updates)
+        yield from self.scheme.phases(ctx)
+
+
 def unsolved(outcome: Outcome, tasks: Mapping[str, Task], rule: Rule) -> tuple[Task, ...]:
     """Tasks of the outcome that need supervision, each once, in order of appearance.
 

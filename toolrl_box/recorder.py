@@ -76,7 +76,9 @@ class Recorder:
     # --- what drive() tells -----------------------------------------------------------------
 
     def begin(self, progress: Progress) -> None:
-        row: dict[str, Any] = {"step": 0, **self._observe(0), **self._evaluated(0)}
+        row: dict[str, Any] = {"step": 0, **self._observe(0)}
+        if self._is_base(0):
+            row |= self._evaluated(0)
         self._log.metrics(row)
         self._show(Line(progress, row, ()))
         self._log.event("checkpoint", step=0, reason="start")
@@ -114,12 +116,15 @@ class Recorder:
             row |= _group_figures(result.groups, findings)
             self._log.rollouts(step, _rollout_rows(step, result.groups, findings))
         row["seconds_logging"] = time.perf_counter() - start
-        if step % self._config.probe.every == 0:
+        if self._is_base(step):
+            self._probe.rebase()
+        probed = step > self._config.warmup_updates and step % self._config.probe.every == 0
+        if probed or self._is_base(step):
             row |= self._observe(step)
         alarms = self._alarms(step, row)
         if alarms and progress.alarm is None:
             progress.alarm = alarms[0]
-        if step % self._config.eval.every == 0:
+        if step % self._config.eval.every == 0 or self._is_base(step):
             row |= self._evaluated(step)
         self._log.metrics(row)
         stop = self._should_stop()
@@ -187,7 +192,12 @@ class Recorder:
         """By the schedule alone: a checkpoint that a signal asked for is in no journal, so that
         the journal of a run that was stopped equals that of one that was not."""
         every = (self._config.eval.every, self._config.checkpoint.every)
-        return any(step % steps == 0 for steps in every)
+        return any(step % steps == 0 for steps in every) or self._is_base(step)
+
+    def _is_base(self, step: int) -> bool:
+        """Whether the model after this step (0: before the first) is the one that the scheme
+        starts from. A resumed run needs its checkpoint: the probe measures KL from it."""
+        return step == self._config.warmup_updates
 
     def _checkpoint(self, progress: Progress) -> None:
         """Save, unless the same step was saved before a stop; its event is logged before."""

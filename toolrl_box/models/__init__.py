@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from toolrl_box.errors import ConfigError, ModelError, did_you_mean
+from toolrl_box.models import smollm2
 from toolrl_box.models.pocket import DATA, END
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -35,15 +36,20 @@ class Loaded:
 MODELS: Mapping[str, tuple[str, Callable[[], Path]]] = {
     "pocket": ("0.7M Qwen2, noisy base (the laboratory's default)", lambda: DATA / "noisy"),
     "pocket-clean": ("the same without structural noise: the control", lambda: DATA / "clean"),
+    "smollm2": ("SmolLM2-135M-Instruct, converted at first use (extra smollm2)", smollm2.folder),
 }
+# Models that are made on this machine before they can be loaded.
+PREPARE: Mapping[str, Callable[[], Path]] = {"smollm2": smollm2.prepare}
 
 
 def load_model(name: str, precision: Literal["fp32", "bf16"] = "fp32") -> Loaded:
     """Load by name, folder or hub id.
 
     Raises ConfigError for a name that is neither known nor a folder nor an id, ModelError for a
-    folder that holds no usable model.
+    folder that holds no usable model, MissingExtraError for one whose package is not installed.
     """
+    if name in PREPARE:
+        PREPARE[name]()
     source = str(MODELS[name][1]()) if name in MODELS else name
     if name not in MODELS and not Path(name).is_dir() and "/" not in name:
         raise ConfigError(

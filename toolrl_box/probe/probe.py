@@ -3,7 +3,7 @@
 Input: the model as it is now. Output: an :class:`Observation` with, for every bank position, the
 log-prob (nats) of the right token and of every control token, the entropy, and the KL divergence
 to the base, which exists whatever the training's own ``beta`` is, because the base's log-probs are
-stored when the probe is made.
+stored when the probe is made (or told to take a new base).
 
 Left out: sampling (the rollouts are classified by :mod:`toolrl_box.probe.states`) and judging
 (that is for the detectors).
@@ -162,6 +162,10 @@ class Probe:
             return base_NV, None
         top = base_NV.topk(SUPPORT, dim=-1)
         return _with_rest(top.values), top.indices
+
+    def rebase(self) -> None:
+        """Take the model as it is now for the base that KL is measured from."""
+        self._base_NK, self._support_NK = self._remember(self._logprobs())
 
     def __call__(self) -> Observation:
         """One forward pass. Raises ModelError when the model gives NaN."""
