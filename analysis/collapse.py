@@ -128,8 +128,11 @@ def draw(runs: dict[str, dict[int, pd.DataFrame]], path: Path) -> None:
                 share = frame["step"] / frame["step"].max()
                 kept = column(frame).notna()
                 axis.plot(share[kept], column(frame)[kept], color=COLORS[arm], alpha=0.25, lw=0.8)
-                curves.append(np.interp(np.linspace(0, 1, 61), share[kept], column(frame)[kept])
-                              if kept.any() else np.full(61, np.nan))
+                curves.append(
+                    np.interp(np.linspace(0, 1, 61), share[kept], column(frame)[kept])
+                    if kept.any()
+                    else np.full(61, np.nan)
+                )
             axis.plot(
                 np.linspace(0, 1, 61), np.mean(curves, axis=0), color=COLORS[arm], lw=2, label=arm
             )

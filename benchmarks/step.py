@@ -69,7 +69,7 @@ def split_step(steps: int) -> None:
 
 
 def tool_method(row: ToolRow) -> Callable[..., str]:
-    """A pocket tool as TRL wants it: a method with typed parameters and a Google-style docstring."""
+    """A pocket tool as TRL wants it: a method with typed parameters and a docstring."""
 
     def method(self: Any, **arguments: Any) -> str:
         return json.dumps(execute(row, arguments, self.state))

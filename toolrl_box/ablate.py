@@ -38,6 +38,11 @@ class Cell:
     run_dir: Path
 
     @property
+    def log_file(self) -> Path:
+        """What the run's process printed."""
+        return self.run_dir.with_suffix(".log")
+
+    @property
     def state(self) -> CellState:
         if not (self.run_dir / "journal.jsonl").is_file():
             return "absent"
@@ -61,6 +66,18 @@ def cells(experiment: Path, output: Path, seeds: Sequence[int] | None = None) ->
         for seed in (seeds or study.get("seeds", [0]))
         for arm, config in _arms(study, seed, experiment)
     ]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"3"`` or ``"0-7"``. Raises ConfigError."""
+    first, _, last = text.partition("-")
+    try:
+        seeds = list(range(int(first), int(last or first) + 1))
+    except ValueError:
+        seeds = []
+    if not seeds:
+        raise ConfigError(f"--seeds takes a number or a range such as 0-7, got '{text}'")
+    return seeds
 
 
 def _arms(
@@ -104,7 +121,7 @@ def run_cells(
 def _run(cell: Cell) -> int:
     command = [sys.executable, "-m", "toolrl_box.cli", "run", "--no-report"]
     folder = cell.run_dir.parent
-    config_file, log_file = folder / f"seed{cell.seed}.yaml", folder / f"seed{cell.seed}.log"
+    config_file = cell.run_dir.with_suffix(".yaml")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(config_file, yaml.safe_dump(dict(cell.config), sort_keys=False).encode())
@@ -114,7 +131,7 @@ def _run(cell: Cell) -> int:
         command += ["--config", str(config_file), "--output-dir", str(cell.run_dir)]
     # One thread a cell: with two, two jobs on two cores are slower than one after the other.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with writing(log_file), open(log_file, "ab") as log:
+    with writing(cell.log_file), open(cell.log_file, "ab") as log:
         return subprocess.run(  # noqa: S603 - our own interpreter and module
             command, stdout=log, stderr=log, env=environment, check=False
         ).returncode

@@ -123,6 +123,30 @@ def report(
     _say(f"report: {run_dir / 'report' / 'index.html'}")
 
 
+@app.command()
+def ablate(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml")],
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Default: runs/<experiment's name>.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="A-B", help="Instead of the experiment's own.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
+) -> None:
+    """Run a study: every arm under every seed. Calling it again resumes what is unfinished."""
+    from toolrl_box.ablate import cells, parse_seeds, run_cells
+
+    output = output_dir or RUNS / experiment.stem
+    todo = cells(experiment, output, None if seeds is None else parse_seeds(seeds))
+    failed = run_cells(todo, jobs, lambda cell, news: _say(f"{cell.run_dir}: {news}"))
+    _say(f"{len(todo) - len(failed)} of {len(todo)} runs finished in {output}")
+    for cell, code in failed:
+        _say(f"failed with exit code {code}: {cell.run_dir} (see {cell.log_file})")
+    if failed:
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_(
     what: Annotated[
