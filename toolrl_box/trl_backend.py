@@ -60,6 +60,11 @@ FIGURES = {
 }
 
 
+# Tokens of one training pass: on a CPU a pass should stay in its caches, elsewhere fill the device.
+TOKENS_PER_PASS = {"cpu": 2048}
+TOKENS_PER_PASS_ELSEWHERE = 65536
+
+
 class TRLBackend:
     """See :class:`toolrl_box.train.Backend`. ``tasks_at(rl_step)`` names the prompts of a step."""
 
@@ -190,13 +195,13 @@ class TRLBackend:
 
     def _rollouts(
         self, tasks: Sequence[Task], first: int, meter: _Meter
-    ) -> Callable[[list[str], Any], dict[str, list[Any]]]:
+    ) -> Callable[[list[str], Any], dict[str, Any]]:
         """TRL's ``rollout_func`` for one phase; prompts are indices into ``tasks``, because TRL
         passes no other column of the dataset."""
         group_size, settings = self._config.grpo.group_size, self._config.rollout
         per_step = self._config.grpo.prompts_per_step
 
-        def rollout_func(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
             start = time.perf_counter()
             indices = [int(prompt) for prompt in prompts]
             step = first + indices[0] // per_step
@@ -223,25 +228,27 @@ class TRLBackend:
             meter.add("seconds_rollout", time.perf_counter() - start)
             # TRL shuffles the batch with the global generator: make that a function of the step.
             torch.manual_seed(derive(self._config.seed, "shuffle", step))
-            return self._columns(rollouts)
+            columns = self._columns(rollouts)
+            meter.logprobs = columns.pop("sampled")
+            return {**columns, "logprobs": None}
 
         return rollout_func
 
-    def _columns(self, rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+    def _columns(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """Rollouts as TRL wants them. One without any token (its environment failed at the start)
         becomes a single masked end token: a row that TRL can hold and that teaches nothing."""
         end = self.tokenizer.eos_token_id
-        columns: dict[str, list[Any]] = {
-            "prompt_ids": [], "completion_ids": [], "env_mask": [], "given": [],
-        }  # fmt: skip
+        names = ("prompt_ids", "completion_ids", "env_mask", "sampled", "given")
+        columns: dict[str, Any] = {name: [] for name in names}
         for rollout in rollouts:
             sample = rollout_to_sample(rollout)
             prompt, rest = sample.prompt_length, len(sample.token_ids) - sample.prompt_length
             columns["prompt_ids"].append(list(sample.token_ids[:prompt]) or [end])
             columns["completion_ids"].append(list(sample.token_ids[prompt:]) if rest else [end])
             columns["env_mask"].append([int(m) for m in sample.loss_mask[prompt:]] if rest else [0])
+            columns["sampled"].append(list((sample.logprobs or ())[prompt:]) if rest else [0.0])
             columns["given"].append(rollout.reward)
-        return {**columns, "logprobs": None}  # type: ignore[dict-item]
+        return columns
 
     # --- trainers ---------------------------------------------------------------------------
 
@@ -252,7 +259,7 @@ class TRLBackend:
             "seed": self._config.seed,
             "use_cpu": self.model.device.type == "cpu",
             "bf16": self._config.model.precision == "bf16",
-            "gradient_checkpointing": self._config.model.gradient_checkpointing,
+            "activation_checkpointing": self._config.model.gradient_checkpointing,
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": [],
@@ -347,7 +354,7 @@ def _printer() -> type[TrainerCallback]:
     return PrinterCallback
 
 
-class _Meter(TrainerCallback):  # type: ignore[misc]
+class _Meter(TrainerCallback):
     """Adds up what TRL logs over the mini-batches of a step and tells ``on_step`` after the last.
 
     ``on_log`` comes after the update and before TRL looks whether training should stop.
@@ -360,6 +367,7 @@ class _Meter(TrainerCallback):  # type: ignore[misc]
         self._logs: list[dict[str, float]] = []
         self._started = time.perf_counter()
         self.groups: tuple[Group, ...] = ()
+        self.logprobs: list[list[float]] = []
 
     def add(self, name: str, seconds: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + seconds
@@ -403,6 +411,18 @@ class _Meter(TrainerCallback):  # type: ignore[misc]
         self._started = time.perf_counter()
 
 
+def _rows_per_pass(lengths_B: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+    """Row indices, sorted by length, cut so that a pass has a bounded number of tokens."""
+    budget = TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS_ELSEWHERE)
+    order = lengths_B.argsort()
+    passes: list[list[int]] = [[]]
+    for row, length in zip(order.tolist(), lengths_B[order].tolist(), strict=True):
+        if passes[-1] and (len(passes[-1]) + 1) * length > budget:
+            passes.append([])
+        passes[-1].append(row)
+    return [torch.tensor(rows, device=device) for rows in passes]
+
+
 def _exclusive(seconds: Mapping[str, float]) -> dict[str, float]:
     """Nested stopwatches as disjoint parts: rollout, forward, backward."""
     rollout, inputs = seconds.get("seconds_rollout", 0.0), seconds.get("inputs", 0.0)
@@ -412,16 +432,66 @@ def _exclusive(seconds: Mapping[str, float]) -> dict[str, float]:
     return {**parts, "seconds_rollout": rollout} if rollout else parts
 
 
-class _GRPO(GRPOTrainer):  # type: ignore[misc]
-    """GRPO with stopwatches."""
+class _GRPO(GRPOTrainer):
+    """GRPO with stopwatches, and with a forward pass that computes no padding.
+
+    TRL scores a mini-batch as one rectangle: prompts padded to the longest on the left,
+    completions on the right. Multi-turn episodes differ so much in length that more than half of
+    it is padding, and the mask costs causal attention its fast path.
+    """
 
     def __init__(self, *, meter: _Meter, **kwargs: Any) -> None:
         self._meter = meter
         super().__init__(**kwargs)
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Log-probs (nats) and entropies of the completion tokens, [B, logits_to_keep] each."""
+        if not torch.is_grad_enabled() and model is self.model:
+            # The old log-probs: the sampler has just measured them, under these very weights.
+            return self._sampled(input_ids, logits_to_keep), None, None
+        prompt = input_ids.shape[1] - logits_to_keep
+        starts_B, lengths_B = attention_mask.argmax(1), attention_mask.sum(1)
+        logps = input_ids.new_zeros((len(input_ids), logits_to_keep), dtype=torch.float32)
+        entropies = torch.zeros_like(logps)
+        for rows in _rows_per_pass(lengths_B, input_ids.device):
+            width = int(lengths_B[rows].max())
+            offsets_T = torch.arange(width, device=input_ids.device)
+            columns_BT = (starts_B[rows, None] + offsets_T).clamp(max=input_ids.shape[1] - 1)
+            real_BT = offsets_T < lengths_B[rows, None]
+            dense_BT = input_ids[rows].gather(1, columns_BT)
+            scored_BT = real_BT & (columns_BT >= prompt)
+            # Right padding needs no mask: a causal model never looks at it.
+            output = model(
+                input_ids=dense_BT,
+                labels=dense_BT.masked_fill(~scored_BT, -100),
+                fused_lm_head=True,
+            )
+            where = (rows[:, None].expand_as(columns_BT)[scored_BT], columns_BT[scored_BT] - prompt)
+            shifted_BT = scored_BT[:, 1:]  # the first token has no log-prob
+            logps = logps.index_put(where, output.log_probs[shifted_BT].float())
+            if compute_entropy:
+                entropies = entropies.index_put(where, output.entropy[shifted_BT].float())
+        return logps, entropies if compute_entropy else None, None
+
+    def _sampled(self, input_ids: torch.Tensor, width: int) -> torch.Tensor:
+        """The rollouts' own log-probs [B, width], 0 where the model did not write the token."""
+        logps = torch.zeros((len(input_ids), width), device=input_ids.device)
+        for row, values in enumerate(self._meter.logprobs):
+            logps[row, : len(values)] = torch.tensor(values)
+        return logps
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with self._meter.timed("training_step"):
-            return super().training_step(*args, **kwargs)
+            return super().training_step(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         with self._meter.timed("inputs"):
@@ -432,7 +502,7 @@ class _GRPO(GRPOTrainer):  # type: ignore[misc]
             return super().compute_loss(*args, **kwargs)
 
 
-class _SFT(SFTTrainer):  # type: ignore[misc]
+class _SFT(SFTTrainer):
     """SFT with stopwatches."""
 
     def __init__(self, *, meter: _Meter, **kwargs: Any) -> None:
@@ -441,8 +511,8 @@ class _SFT(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with self._meter.timed("training_step"):
-            return super().training_step(*args, **kwargs)
+            return super().training_step(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         with self._meter.timed("loss"):
-            return super().compute_loss(*args, **kwargs)
+            return super().compute_loss(*args, **kwargs)  # type: ignore[no-untyped-call]
