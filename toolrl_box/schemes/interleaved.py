@@ -21,10 +21,10 @@ class Interleaved:
     RL alone, bit for bit. ``fresh_optimizer`` restarts RL's moments after each SFT phase, as the
     published code does with its phases of 50 and more steps."""
 
-    every: int = 5
+    every: int = 4
     rule: Rule = "any_failed"
     epochs: int = 0
-    updates: int = 4
+    updates: int = 6
     fresh_optimizer: bool = False
 
     def __post_init__(self) -> None:
