@@ -13,7 +13,7 @@ from pathlib import Path
 
 from toolrl_box.config import RolloutSettings
 from toolrl_box.durable import writing
-from toolrl_box.envs.pocket import PocketEnv, make_tasks
+from toolrl_box.envs.pocket import CATEGORIES, PocketEnv, make_tasks
 from toolrl_box.errors import RunFolderError
 from toolrl_box.evaluate import Evaluator
 from toolrl_box.formats import FORMATS
@@ -37,14 +37,14 @@ def build(
 
 def measure(folder: Path, tasks: int = TASKS) -> dict[str, float]:
     """``<format>_greedy`` and ``<format>_sampled`` (temperature 1): success in [0, 1] on held-out
-    tasks of the categories that are trained on."""
+    tasks of all four categories, as in a run's evaluation."""
     loaded = load_model(str(folder))
     pad = int(loaded.tokenizer.pad_token_id)
     policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
     success = {}
     for name, fmt in FORMATS.items():
         figures = Evaluator(
-            make_tasks("heldout", tasks, seed=0),
+            make_tasks("heldout", tasks, 0, CATEGORIES),
             policy,
             fmt,
             PocketEnv(),

@@ -249,6 +249,19 @@ class Environment(Protocol):
     def step(self, message: Parsed) -> Step: ...
 
 
+class MessageParser(Protocol):
+    """Reads one assistant message that arrives in chunks."""
+
+    @property
+    def closed(self) -> int:
+        """Closed call blocks so far."""
+
+    def feed(self, chunk: str) -> None: ...
+
+    def finish(self) -> Parsed:
+        """What :meth:`ToolFormat.parse` returns for the whole text."""
+
+
 class ToolFormat(Protocol):
     """How tools, calls and results are written as text, and read back.
 
@@ -292,3 +305,6 @@ class ToolFormat(Protocol):
 
     def parse(self, text: str) -> Parsed:
         """Read one assistant message (without stop token). Never raises; linear time."""
+
+    def parser(self) -> MessageParser:
+        """The same for a message that arrives in chunks."""
