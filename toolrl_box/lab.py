@@ -12,10 +12,10 @@ import platform
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -61,7 +61,7 @@ def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:
     """A new run in a new or empty folder."""
     RunLog.check_free(run_dir)
     lab = _Lab(config)  # everything that can be refused is refused before the folder is made
-    with RunLog.create(run_dir, config.model_dump(mode="json"), environment(config)) as log:
+    with RunLog.create(run_dir, lab.resolved(), environment(config)) as log:
         watch.begin(config)
         return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
 
@@ -122,8 +122,8 @@ class _Lab:
         self.config = config
         self.fmt = lookup("format", config.format, FORMATS)
         self.make_env: MakeEnv = lookup("environment", config.env.name, ENVS)(config.env.malformed)
-        scheme = build_scheme(config.scheme.name, config.scheme.knobs)
-        self.scheme: Scheme = WarmedUp(scheme, config.warmup_updates)
+        self._scheme = build_scheme(config.scheme.name, config.scheme.knobs)
+        self.scheme: Scheme = WarmedUp(self._scheme, config.warmup_updates)
         loaded = load_model(config.model.name, config.model.precision)
         torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
         self.model = loaded.model
@@ -155,6 +155,11 @@ class _Lab:
             stream.at,
             config,
         )
+
+    def resolved(self) -> dict[str, Any]:
+        """The config as plain values, the scheme's defaults spelled out."""
+        scheme = {"name": self.config.scheme.name, **asdict(cast(Any, self._scheme))}
+        return {**self.config.model_dump(mode="json"), "scheme": scheme}
 
     def recorder(self, log: RunLog, watch: Watch) -> Recorder:
         """Made while the model is the base: the probe remembers it."""
