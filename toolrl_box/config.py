@@ -138,7 +138,7 @@ MODEL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # Learning rates of full fine-tuning at 135M parameters. The sizes are those of a run that ends
     # in minutes on one core: about 12 ms per trained token.
     "smollm2": {
-        "warmup_updates": 12,
+        "warmup_updates": 10,
         "env.eval_tasks": 4,
         "rollout.max_tokens": 1024,
         "grpo.prompts_per_step": 2,
