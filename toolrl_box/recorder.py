@@ -25,7 +25,7 @@ from toolrl_box.detectors import Detector
 from toolrl_box.evaluate import Evaluate
 from toolrl_box.phases import RL, Outcome, Phase
 from toolrl_box.probe.probe import Probe
-from toolrl_box.probe.states import classify
+from toolrl_box.probe.states import WELL_FORMED, classify
 from toolrl_box.runlog import RunLog
 from toolrl_box.samples import rollout_to_sample
 from toolrl_box.train import Progress, StepResult
@@ -179,7 +179,8 @@ class Recorder:
     def _alarms(self, step: int, row: Mapping[str, Any]) -> list[Alarm]:
         values = {name: row[name] for name in ("bank_nll", "bank_kl") if name in row}
         if "state_collapsed" in row:
-            values["unhealthy"] = row["state_text_pollution"] + row["state_collapsed"]
+            wrong = sum(row.get(f"kind_{kind}", 0.0) for kind in WELL_FORMED)
+            values["unhealthy"] = row["state_text_pollution"] + row["state_collapsed"] - wrong
         if "bank_nll" not in values:
             return []
         reading = Reading(step, values)

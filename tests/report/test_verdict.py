@@ -108,3 +108,18 @@ def test_an_onset_is_a_step_of_the_run_and_only_collapse_has_one(
     collapsed = verdict.name in ("structural_collapse", "reward_collapse")
     assert (verdict.onset is not None) == collapsed
     assert verdict.onset is None or 1 <= verdict.onset <= max(len(rewards), len(healthy))
+
+
+def test_a_fall_of_the_sampled_reward_that_the_evaluation_does_not_see_is_none() -> None:
+    reward = curve((20, 0.4), (10, 0.1))
+    assert judge(reward, SOUND).name == "reward_collapse"
+    assert judge(reward, SOUND, curve((6, 0.4))).name == "healthy"
+    assert judge(reward, SOUND, curve((3, 0.4), (3, 0.25))).name == "drifting"
+    assert judge(reward, SOUND, curve((3, 0.4), (3, 0.0))).name == "reward_collapse"
+
+
+def test_a_run_without_rewards_is_judged_by_its_evaluation() -> None:
+    nothing = curve((0, 0.0))
+    assert judge(nothing, nothing, curve((6, 0.4))).name == "healthy"
+    assert judge(nothing, nothing, curve((4, 0.4), (2, 0.0))).name == "reward_collapse"
+    assert judge(nothing, nothing, curve((3, 0.4))).name == "insufficient_data"

@@ -71,7 +71,7 @@ def test_interleaved_supervises_what_its_rule_selects(rule: str, expected: list[
 
 
 def test_interleaved_counts_epochs_when_it_has_no_number_of_updates() -> None:
-    (_, sft) = run(Interleaved(epochs=3, updates=0), 5)
+    (_, sft) = run(Interleaved(every=5, epochs=3, updates=0), 5)
     assert isinstance(sft, SFT)
     assert (sft.epochs, sft.steps) == (3, None)
 
@@ -85,7 +85,7 @@ def test_interleaved_without_supervision_is_rl_in_parts() -> None:
 
 
 def test_interleaved_can_restart_the_moments_of_every_rl_phase() -> None:
-    phases = run(Interleaved(fresh_optimizer=True), 10)
+    phases = run(Interleaved(every=5, fresh_optimizer=True), 10)
     assert [p.fresh_optimizer for p in phases if isinstance(p, RL)] == [True, True]
 
 

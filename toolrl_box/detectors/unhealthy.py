@@ -1,6 +1,7 @@
 """The safety net that costs nothing: a smoothed share of structurally unhealthy sampled messages.
 
-Input: ``unhealthy``, the share of text_pollution and collapsed messages of a step. Output: *act*
+Input: ``unhealthy``, the share of a step's messages whose structure is broken (text_pollution and
+collapsed, without well-formed calls that are merely wrong). Output: *act*
 when its EWMA exceeds its level by the start of the run plus ``margin``. The margin comes from the
 prototype (lab.md, third prototype) and is unconfirmed like the rest; relative to the start,
 because a noisy base is unhealthy from the beginning.

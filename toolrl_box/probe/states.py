@@ -58,6 +58,9 @@ KINDS: Mapping[str, State] = {
 }
 """Every kind and the one state it belongs to."""
 
+WELL_FORMED = ("unknown_tool", "schema_violation")
+"""Defects that leave a message's structure intact: the call is wrong, not broken."""
+
 # How a parser's errors are called here; every error not listed is an unreadable closed block.
 _KIND_OF_ERROR = {
     "unclosed_call": "unclosed_call",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from toolrl_box.probe.states import WELL_FORMED
 from toolrl_box.report.verdict import MIN_POINTS, REWARD_WINDOW, Curve, Verdict, judge
 from toolrl_box.runlog import RunView
 from toolrl_box.types import STATES
@@ -23,7 +24,8 @@ def summarise(run: RunView) -> dict[str, Any]:
     """Raises RunFolderError when the folder is damaged."""
     metrics, journal = run.metrics(), run.journal()
     measure, reward = reward_curve(metrics)
-    verdict = judge(reward, healthy_curve(metrics))
+    evaluation = Curve.of(metrics["step"].tolist(), metrics["eval_sampled"].tolist())
+    verdict = judge(reward, healthy_curve(metrics), evaluation)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "run": run.path.resolve().name,
@@ -66,7 +68,13 @@ def reward_curve(metrics: pd.DataFrame) -> tuple[str, Curve]:
 
 
 def healthy_curve(metrics: pd.DataFrame) -> Curve:
+    """Share of structurally sound messages: the healthy ones, and well-formed calls that only
+    name a tool that is not listed or break its schema. Those are mistakes, not broken structure,
+    and how often they occur hangs on which tasks a step drew."""
     shares = metrics["state_healthy_call"] + metrics["state_healthy_response"]
+    for kind in WELL_FORMED:
+        if f"kind_{kind}" in metrics:
+            shares = shares + metrics[f"kind_{kind}"].fillna(0.0)
     return Curve.of(metrics["step"].tolist(), shares.tolist())
 
 

@@ -7,12 +7,15 @@ Output: a :class:`Verdict`. The rules, on trailing means (5 steps of reward, 3 o
   which on it stays below 70% of that peak to the end. A peak below 0.05 is noise and cannot fall.
 * *structural onset*: the first step at which the mean healthy share is below 0.8. A model that
   was never that healthy is measured against itself: below 80% of its best so far.
-* ``insufficient_data``    fewer than 10 points of reward or evaluation.
+* *evaluation*: with at least 4 points, 2-point means of the success on fixed held-out tasks. The
+  sampled reward hangs on which tasks a step drew; a fall that leaves half of the best evaluation
+  standing is none.
+* ``insufficient_data``    fewer than 10 points of reward and fewer than 4 of evaluation.
 * ``structural_collapse``  messages ended broken (below the limit above) and reward fell
   (an onset), or more than half of the messages ended broken when they were not before.
 * ``reward_collapse``      reward fell, messages did not.
-* ``drifting``             no collapse, but messages ended broken, or reward ended below 70% of
-  its peak.
+* ``drifting``             no collapse, but messages ended broken, or the evaluation (without
+  one: the reward) ended below 70% of its peak.
 * ``healthy``              none of these.
 
 Alarms play no part: a detector must not be judged by a verdict that it helped to reach. Left out:
@@ -31,6 +34,8 @@ Name = Literal["healthy", "drifting", "structural_collapse", "reward_collapse", 
 REWARD_WINDOW = 5
 HEALTH_WINDOW = 3
 MIN_POINTS = 10
+EVALUATION_WINDOW = 2
+MIN_EVALUATIONS = 4
 MIN_PEAK = 0.05
 FALLEN = 0.5
 NOT_RECOVERED = 0.7
@@ -89,8 +94,15 @@ class Verdict:
         return HEADLINES[self.name]
 
 
-def judge(reward: Curve, healthy: Curve) -> Verdict:
-    """Apply the rules above. ``reward`` in [0, 1] by step, ``healthy`` shares by step."""
+NOTHING = Curve((), ())
+
+
+def judge(reward: Curve, healthy: Curve, evaluation: Curve = NOTHING) -> Verdict:
+    """Apply the rules above. ``reward`` and ``evaluation`` in [0, 1] by step, ``healthy`` shares
+    by step."""
+    kept = _kept(evaluation)
+    if len(reward.values) < MIN_POINTS and kept is not None:
+        return _by_evaluation(kept, evaluation)
     if len(reward.values) < MIN_POINTS:
         return Verdict(
             "insufficient_data",
@@ -99,6 +111,10 @@ def judge(reward: Curve, healthy: Curve) -> Verdict:
     means = reward.trailing_mean(REWARD_WINDOW)
     peak, final = max(means.values), means.values[-1]
     fall, break_ = reward_onset(reward), structural_onset(healthy)
+    lost = peak >= MIN_PEAK and final < NOT_RECOVERED * peak
+    if kept is not None:
+        fall = fall if kept < FALLEN else None
+        lost = kept < NOT_RECOVERED
     shares = healthy.trailing_mean(HEALTH_WINDOW)
     share = shares.values[-1] if shares.values else None
     broken = share is not None and share < _limit(max(shares.values))
@@ -110,7 +126,7 @@ def judge(reward: Curve, healthy: Curve) -> Verdict:
         name, onset = "reward_collapse", fall
     elif mostly_broken or (broken and fall is not None):
         name, onset = "structural_collapse", min(x for x in (fall, break_) if x is not None)
-    elif broken or (peak >= MIN_PEAK and final < NOT_RECOVERED * peak):
+    elif broken or lost:
         name = "drifting"
     else:
         name = "healthy"
@@ -122,6 +138,30 @@ def judge(reward: Curve, healthy: Curve) -> Verdict:
         onset=onset,
         reward_onset=fall,
         structural_onset=break_,
+        peak=peak,
+        peak_step=means.steps[means.values.index(peak)],
+        final=final,
+    )
+
+
+def _kept(evaluation: Curve) -> float | None:
+    """Which share of its best the evaluation ended with; None when there is too little of it."""
+    means = evaluation.trailing_mean(EVALUATION_WINDOW).values
+    if len(evaluation.values) < MIN_EVALUATIONS or max(means) < MIN_PEAK:
+        return None
+    return means[-1] / max(means)
+
+
+def _by_evaluation(kept: float, evaluation: Curve) -> Verdict:
+    """A run that sampled no rewards, such as SFT alone."""
+    means = evaluation.trailing_mean(EVALUATION_WINDOW)
+    name: Name = "healthy"
+    if kept < NOT_RECOVERED:
+        name = "drifting" if kept >= FALLEN else "reward_collapse"
+    peak, final = max(means.values), means.values[-1]
+    return Verdict(
+        name,
+        f"Judged by the evaluation alone: it peaked at {peak:.2f} and ended at {final:.2f}.",
         peak=peak,
         peak_step=means.steps[means.values.index(peak)],
         final=final,
