@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from toolrl_box import trl_backend
-from toolrl_box.trl_backend import _GRPO, _SFT, FIGURES, TRLBackend, _Meter
+from toolrl_box import dense, trl_backend
+from toolrl_box.meter import FIGURES, Meter
+from toolrl_box.trl_backend import _GRPO, _SFT, TRLBackend
 from toolrl_box.types import Group
 
 G, PROMPTS = 3, 2
@@ -206,8 +207,8 @@ def test_scoring_without_padding_gives_trls_own_values_and_gradients(
     temperature: float,
     tokens_per_pass: int,
 ) -> None:
-    monkeypatch.setitem(trl_backend.TOKENS_PER_PASS, "cpu", tokens_per_pass)
-    meter = _Meter(1, lambda result: False)
+    monkeypatch.setitem(dense.TOKENS_PER_PASS, "cpu", tokens_per_pass)
+    meter = Meter(1, lambda result: False)
     trainer = grpo(
         tiny_model, pocket_tokenizer, tmp_path, scripted, kind=_GRPO,
         more={"meter": meter}, temperature=temperature,
@@ -412,7 +413,7 @@ def test_the_optimiser_and_schedule_that_are_given_are_the_ones_that_are_used(
 
 def test_the_stopwatches_hold_groups_only_until_the_step_is_told() -> None:
     told: list[Any] = []
-    meter = _Meter(2, lambda result: bool(told.append(result)))
+    meter = Meter(2, lambda result: bool(told.append(result)))
     meter.groups = (Group.__new__(Group),)
     log = {"loss": 1.0, "learning_rate": 0.1}
 

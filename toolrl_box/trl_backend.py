@@ -5,8 +5,8 @@ Input: phases from :func:`toolrl_box.train.drive`. Output: a :class:`StepResult`
 Every phase is a TRL trainer of its own on the same model, with our optimiser and our learning
 rate (a function of the run's RL step, not of the trainer's). What TRL 1.16 offers and what it
 does not is written in docs/decisions.md; the private names used here, each pinned by a contract
-test, are ``_prepare_inputs``, ``_compute_loss``'s log keys and the instance attribute
-``model.forward`` that TRL leaves behind.
+test, are ``_get_per_token_logps_and_entropies``, ``_prepare_inputs``, ``_compute_loss``'s log keys
+and the instance attribute ``model.forward`` that TRL leaves behind.
 
 Left out: vLLM rollouts, LoRA and several processes (issue SCALE).
 """
@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,40 +29,22 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is announ
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from toolrl_box import rewards
 from toolrl_box.checkpoints import OPTIMIZER_PREFIX
 from toolrl_box.config import RunConfig
+from toolrl_box.dense import dense_logprobs
 from toolrl_box.errors import ModelError
+from toolrl_box.meter import Meter
+from toolrl_box.moments import moments, restore
 from toolrl_box.phases import SFT
 from toolrl_box.rollout import MakeEnv, run_episodes
 from toolrl_box.samples import dialogue_to_sample, rollout_to_sample
 from toolrl_box.seeds import derive
-from toolrl_box.train import OnStep, StepResult
+from toolrl_box.train import OnStep
 from toolrl_box.types import Group, Policy, Rollout, Sampling, Task, ToolFormat
-
-# TRL log key -> our figure.
-FIGURES = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "entropy": "entropy",
-    "clip_ratio/region_mean": "clip_fraction",
-    "kl": "kl",
-}
-
-
-# Tokens of one training pass: on a CPU a pass should stay in its caches, elsewhere fill the device.
-TOKENS_PER_PASS = {"cpu": 2048}
-TOKENS_PER_PASS_ELSEWHERE = 65536
 
 
 class TRLBackend:
@@ -109,7 +91,7 @@ class TRLBackend:
             return min(1.0, (step + 1) / grpo.warmup_steps) if grpo.warmup_steps else 1.0
 
         tasks = [task for step in range(first, first + steps) for task in self._tasks_at(step)]
-        meter = _Meter(grpo.mini_batches, on_step)
+        meter = Meter(grpo.mini_batches, on_step)
         with self._trainer_folder() as folder:
             trainer = _GRPO(
                 meter=meter,
@@ -155,7 +137,7 @@ class TRLBackend:
 
         order = self._sft_order(phase, updates * settings.batch_size, seed_step)
         rows = [self._sft_row(task) for task in order[done * settings.batch_size :]]
-        meter = _Meter(1, on_step)
+        meter = Meter(1, on_step)
         with self._trainer_folder() as folder:
             trainer = _SFT(
                 meter=meter,
@@ -194,7 +176,7 @@ class TRLBackend:
     # --- rollouts ---------------------------------------------------------------------------
 
     def _rollouts(
-        self, tasks: Sequence[Task], first: int, meter: _Meter
+        self, tasks: Sequence[Task], first: int, meter: Meter
     ) -> Callable[[list[str], Any], dict[str, Any]]:
         """TRL's ``rollout_func`` for one phase; prompts are indices into ``tasks``, because TRL
         passes no other column of the dataset."""
@@ -294,7 +276,7 @@ class TRLBackend:
                 self.model.parameters(), lr=lr, betas=betas, weight_decay=weight_decay
             )
             if name in self._pending:
-                _restore(optimizer, self._pending.pop(name))
+                restore(optimizer, self._pending.pop(name))
             self._optimizers[name] = optimizer
         for group in self._optimizers[name].param_groups:
             group["lr"] = group["initial_lr"] = lr
@@ -311,7 +293,7 @@ class TRLBackend:
         """Write model, tokenizer and optimiser moments."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        live = {name: _moments(optimizer) for name, optimizer in self._optimizers.items()}
+        live = {name: moments(optimizer) for name, optimizer in self._optimizers.items()}
         for name, tensors in {**self._pending, **live}.items():
             if tensors:
                 save_file(tensors, folder / f"{OPTIMIZER_PREFIX}{name}.safetensors")
@@ -329,20 +311,6 @@ class TRLBackend:
         }
 
 
-def _moments(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def _restore(optimizer: torch.optim.AdamW, tensors: Mapping[str, torch.Tensor]) -> None:
-    full = optimizer.state_dict()
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**full, "state": state})
-
-
 def _given_reward(given: list[float], **_: Any) -> list[float]:
     """The reward was decided where the episode ended; TRL only passes it through."""
     return given
@@ -354,93 +322,10 @@ def _printer() -> type[TrainerCallback]:
     return PrinterCallback
 
 
-class _Meter(TrainerCallback):
-    """Adds up what TRL logs over the mini-batches of a step and tells ``on_step`` after the last.
-
-    ``on_log`` comes after the update and before TRL looks whether training should stop.
-    """
-
-    def __init__(self, mini_batches: int, on_step: OnStep) -> None:
-        self._mini_batches = mini_batches
-        self._on_step = on_step
-        self._sums: dict[str, float] = {}
-        self._logs: list[dict[str, float]] = []
-        self._started = time.perf_counter()
-        self.groups: tuple[Group, ...] = ()
-        self.logprobs: list[list[float]] = []
-
-    def add(self, name: str, seconds: float) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + seconds
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.add(name, time.perf_counter() - start)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._started = time.perf_counter()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs is None or "loss" not in logs:  # TRL's closing summary
-            return
-        self._logs.append({k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
-        if len(self._logs) < self._mini_batches:
-            return
-        figures = {
-            ours: sum(log[theirs] for log in self._logs) / len(self._logs)
-            for theirs, ours in FIGURES.items()
-            if theirs in self._logs[0]
-        }
-        figures["lr"] = self._logs[-1]["learning_rate"]
-        figures.update(_exclusive(self._sums))
-        figures["seconds_step"] = time.perf_counter() - self._started
-        result = StepResult(figures, self.groups)
-        self._logs, self._sums, self.groups = [], {}, ()
-        if self._on_step(result):
-            control.should_training_stop = True
-        self._started = time.perf_counter()
-
-
-def _rows_per_pass(lengths_B: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    """Row indices, sorted by length, cut so that a pass has a bounded number of tokens."""
-    budget = TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS_ELSEWHERE)
-    order = lengths_B.argsort()
-    passes: list[list[int]] = [[]]
-    for row, length in zip(order.tolist(), lengths_B[order].tolist(), strict=True):
-        if passes[-1] and (len(passes[-1]) + 1) * length > budget:
-            passes.append([])
-        passes[-1].append(row)
-    return [torch.tensor(rows, device=device) for rows in passes]
-
-
-def _exclusive(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Nested stopwatches as disjoint parts: rollout, forward, backward."""
-    rollout, inputs = seconds.get("seconds_rollout", 0.0), seconds.get("inputs", 0.0)
-    forward = seconds.get("loss", 0.0) + inputs - rollout
-    backward = seconds.get("training_step", 0.0) - inputs - seconds.get("loss", 0.0)
-    parts = {"seconds_forward": forward, "seconds_backward": backward}
-    return {**parts, "seconds_rollout": rollout} if rollout else parts
-
-
 class _GRPO(GRPOTrainer):
-    """GRPO with stopwatches, and with a forward pass that computes no padding.
+    """GRPO with stopwatches, and with a forward pass that computes no padding."""
 
-    TRL scores a mini-batch as one rectangle: prompts padded to the longest on the left,
-    completions on the right. Multi-turn episodes differ so much in length that more than half of
-    it is padding, and the mask costs causal attention its fast path.
-    """
-
-    def __init__(self, *, meter: _Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
         self._meter = meter
         super().__init__(**kwargs)
 
@@ -458,28 +343,7 @@ class _GRPO(GRPOTrainer):
         if not torch.is_grad_enabled() and model is self.model:
             # The old log-probs: the sampler has just measured them, under these very weights.
             return self._sampled(input_ids, logits_to_keep), None, None
-        prompt = input_ids.shape[1] - logits_to_keep
-        starts_B, lengths_B = attention_mask.argmax(1), attention_mask.sum(1)
-        logps = input_ids.new_zeros((len(input_ids), logits_to_keep), dtype=torch.float32)
-        entropies = torch.zeros_like(logps)
-        for rows in _rows_per_pass(lengths_B, input_ids.device):
-            width = int(lengths_B[rows].max())
-            offsets_T = torch.arange(width, device=input_ids.device)
-            columns_BT = (starts_B[rows, None] + offsets_T).clamp(max=input_ids.shape[1] - 1)
-            real_BT = offsets_T < lengths_B[rows, None]
-            dense_BT = input_ids[rows].gather(1, columns_BT)
-            scored_BT = real_BT & (columns_BT >= prompt)
-            # Right padding needs no mask: a causal model never looks at it.
-            output = model(
-                input_ids=dense_BT,
-                labels=dense_BT.masked_fill(~scored_BT, -100),
-                fused_lm_head=True,
-            )
-            where = (rows[:, None].expand_as(columns_BT)[scored_BT], columns_BT[scored_BT] - prompt)
-            shifted_BT = scored_BT[:, 1:]  # the first token has no log-prob
-            logps = logps.index_put(where, output.log_probs[shifted_BT].float())
-            if compute_entropy:
-                entropies = entropies.index_put(where, output.entropy[shifted_BT].float())
+        logps, entropies = dense_logprobs(model, input_ids, attention_mask, logits_to_keep)
         return logps, entropies if compute_entropy else None, None
 
     def _sampled(self, input_ids: torch.Tensor, width: int) -> torch.Tensor:
@@ -505,7 +369,7 @@ class _GRPO(GRPOTrainer):
 class _SFT(SFTTrainer):
     """SFT with stopwatches."""
 
-    def __init__(self, *, meter: _Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
         self._meter = meter
         super().__init__(**kwargs)
 
