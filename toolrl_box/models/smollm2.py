@@ -6,8 +6,8 @@ llama.cpp binding). Output: :func:`prepare` returns a folder of safetensors and 
 
 What the conversion changes, and why:
 
-- the weights become float32. At an RL learning rate of 1e-5 most bfloat16 weights are further from
-  their neighbours than an update, so pure bfloat16 training would round it away;
+- the weights become float32: a change of 1e-5, an update of RL, leaves 98% of them where they are
+  in bfloat16;
 - each tag of the tool formats becomes one token (``<tool_call>`` was five). Its embedding is the
   mean of its pieces' embeddings, so that the untrained tag means roughly what its letters meant;
 - the head is untied from the embeddings: syncing a tied head into vLLM is silently wrong;

@@ -34,12 +34,13 @@ MEANINGS = {
 }
 RULES = (
     "Reward has collapsed when its 5-step mean falls below half of its peak so far and stays "
-    "below 70% of that peak to the end (a peak below 0.05 is noise). Messages are broken when "
-    "the 3-step mean share of well-formed ones is below 80%, or below 80% of the best so far in "
-    "a run that never reached that. Broken messages at the end together with a fall of reward, "
+    "below 70% of that peak to the end (a peak below 0.05 is noise) and the evaluation, where "
+    "there is one, lost half of its best, too. Messages are broken when the 3-step mean share of "
+    "structurally sound ones (well-formed calls count, even of a wrong tool) is below 80%, or "
+    "below 80% of the best so far in a run that never reached that. Broken messages at the end together with a fall of reward, "
     "or more than half of the messages broken, is a structural collapse; a fall of reward "
-    "alone is a reward collapse. Drifting is neither, but messages that end broken or reward that "
-    "ends below 70% of its peak. Alarms play no "
+    "alone is a reward collapse. Drifting is neither, but messages that end broken, or an "
+    "evaluation (without one: a reward) that ends below 70% of its peak. Alarms play no "
     "part in the verdict."
 )
 FIGURES = (
@@ -166,9 +167,9 @@ def _facts(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         ("Peak reward", _share(reward["peak"]), note + at),
         ("Final reward", _share(reward["final"]), note),
         (
-            "Well-formed messages",
+            "Healthy messages",
             "–" if None in healthy else f"{sum(healthy):.0%}",
-            "mean of the last 5 steps that sampled",
+            "right tool, right form; mean of the last 5 steps that sampled",
         ),
         (
             "Best checkpoint",

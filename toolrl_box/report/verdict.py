@@ -131,7 +131,9 @@ def judge(reward: Curve, healthy: Curve, evaluation: Curve = NOTHING) -> Verdict
     else:
         name = "healthy"
     reason = f"Mean reward peaked at {peak:.2f} and ended at {final:.2f}"
-    reason += "." if share is None else f"; {share:.0%} of the last messages were well-formed."
+    reason += (
+        "." if share is None else f"; {share:.0%} of the last messages were structurally sound."
+    )
     return Verdict(
         name,
         reason,
