@@ -39,8 +39,8 @@ RULES = (
     "structurally sound ones (well-formed calls count, even of a wrong tool) is below 80%, or "
     "below 80% of the best so far in a run that never reached that. Broken messages at the end "
     "together with a fall of reward, or more than half of the messages broken, is a structural "
-    "collapse; a fall of reward alone is a reward collapse. Drifting is neither, but messages that end broken, or an "
-    "evaluation (without one: a reward) that ends below 70% of its peak. Alarms play no "
+    "collapse; a fall of reward alone is a reward collapse. Drifting is neither, but messages "
+    "that end broken, or an evaluation (without one: a reward) that ends below 70% of its peak. Alarms play no "
     "part in the verdict."
 )
 FIGURES = (
