@@ -40,8 +40,8 @@ RULES = (
     "below 80% of the best so far in a run that never reached that. Broken messages at the end "
     "together with a fall of reward, or more than half of the messages broken, is a structural "
     "collapse; a fall of reward alone is a reward collapse. Drifting is neither, but messages "
-    "that end broken, or an evaluation (without one: a reward) that ends below 70% of its peak. Alarms play no "
-    "part in the verdict."
+    "that end broken, or an evaluation (without one: a reward) that ends below 70% of its peak. "
+    "Alarms play no part in the verdict."
 )
 FIGURES = (
     (
