@@ -118,6 +118,7 @@ def native_rollout(folder: Path, tasks: list[Task]) -> Callable[[], int]:
             bf16=False,
             report_to=[],
             max_steps=1,
+            gradient_checkpointing=False,
             per_device_train_batch_size=GROUPS * GROUP_SIZE,
             num_generations=GROUP_SIZE,
             max_completion_length=400,
