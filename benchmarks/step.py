@@ -47,7 +47,7 @@ from toolrl_box.types import Sampling, Task
 
 PARTS = ("rollout", "forward", "backward", "probe", "logging")
 GROUPS, GROUP_SIZE, MAX_NEW = 6, 8, 48
-ROLLOUT_GROUPS = 2  # TRL's own loop takes a minute for six
+ROLLOUT_GROUPS = 2  # six take TRL's own loop minutes
 
 
 def split_step(steps: int) -> None:
@@ -179,9 +179,8 @@ def compare_rollouts(repeats: int) -> None:
                 tokens = play()
                 if repeat:  # the first round warms up
                     speeds[name].append(tokens / (time.perf_counter() - start))
-    print(
-        f"\nRollout of {ROLLOUT_GROUPS} x {GROUP_SIZE} single-turn episodes, sampled tokens per second:"
-    )
+    episodes = f"{ROLLOUT_GROUPS} x {GROUP_SIZE} single-turn episodes"
+    print(f"\nRollout of {episodes}, sampled tokens per second:")
     for name, values in speeds.items():
         print(f"  {name:<6}{statistics.median(values):8.0f}  (min {min(values):.0f})")
     ratios = [a / b for a, b in zip(speeds["ours"], speeds["TRL's"], strict=True)]
