@@ -16,7 +16,7 @@ from toolrl_box.config import RunConfig, parse
 from toolrl_box.envs.pocket import CATEGORIES, PocketEnv, make_tasks
 from toolrl_box.formats import FORMATS
 from toolrl_box.models.pocket import Recipe, new_model
-from toolrl_box.phases import SFT, Context
+from toolrl_box.phases import RL, SFT, Context
 from toolrl_box.probe.bank import build_bank
 from toolrl_box.probe.probe import Probe
 from toolrl_box.recorder import Line, Recorder
@@ -39,7 +39,7 @@ class Rehearsed:
     model: Qwen2ForCausalLM
     encode: Encode
 
-    def rl(self, steps: int, first: int, *, fresh: bool, on_step: OnStep) -> None:
+    def rl(self, phase: RL, steps: int, first: int, *, on_step: OnStep) -> None:
         for rl_step in range(first, first + steps):
             self.move(rl_step)
             task = TASKS[rl_step % len(TASKS)]
@@ -208,7 +208,7 @@ def test_the_journal_tells_the_phases_with_their_outcomes(whole: Played) -> None
     assert [event["step"] for event in starts] == [1, 4, 6, 9, 11, 13]
     assert [event["outcome"]["steps"] for event in ends] == [3, 2, 3, 2, 2, 2]
     assert starts[1]["detail"]["tasks"] == [task.id for task in TASKS[:3]]
-    assert starts[0]["detail"] == {"steps": 3, "fresh_optimizer": False}
+    assert starts[0]["detail"] == {"steps": 3, "fresh_optimizer": False, "lr": None}
     assert journal[-1] == {"event": "finish", "step": 14, "rl_step": 8}
 
 

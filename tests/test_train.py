@@ -38,8 +38,8 @@ class FakeBackend:
 
     calls: list[tuple[object, ...]] = field(default_factory=list)
 
-    def rl(self, steps: int, first: int, *, fresh: bool, on_step: OnStep) -> None:
-        self.calls.append(("rl", first, fresh))
+    def rl(self, phase: RL, steps: int, first: int, *, on_step: OnStep) -> None:
+        self.calls.append(("rl", first, phase.fresh_optimizer and steps == phase.steps))
         for rl_step in range(first, first + steps):
             if on_step(StepResult({"loss": float(rl_step)}, (group_of(rl_step),))):
                 return

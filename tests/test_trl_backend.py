@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 from toolrl_box.config import RunConfig, parse
 from toolrl_box.envs.pocket import PocketEnv, make_tasks
 from toolrl_box.errors import ModelError
-from toolrl_box.phases import SFT
+from toolrl_box.phases import RL, SFT
 from toolrl_box.runlog import METRICS
 from toolrl_box.train import StepResult
 from toolrl_box.trl_backend import TRLBackend
@@ -41,9 +41,16 @@ class Steps:
         return [result.figures[name] for result in self.results]
 
 
-def rl(backend: TRLBackend, steps: int, first: int = 0, *, fresh: bool = False) -> Steps:
+def rl(
+    backend: TRLBackend,
+    steps: int,
+    first: int = 0,
+    *,
+    fresh: bool = False,
+    lr: float | None = None,
+) -> Steps:
     seen = Steps()
-    backend.rl(steps, first, fresh=fresh, on_step=seen)
+    backend.rl(RL(steps, fresh_optimizer=fresh, lr=lr), steps, first, on_step=seen)
     return seen
 
 
@@ -97,6 +104,21 @@ def test_the_learning_rate_is_a_function_of_the_runs_step(make_backend: Make) ->
     assert rl(make_backend(), 2, first=1).figures("lr") == pytest.approx([2e-3, 3e-3])
 
 
+def test_a_phase_may_have_a_learning_rate_of_its_own(make_backend: Make) -> None:
+    backend = make_backend()
+    assert rl(backend, 2, lr=6e-3).figures("lr") == pytest.approx([2e-3, 4e-3])
+    assert rl(backend, 1, first=2).figures("lr") == pytest.approx([3e-3])
+
+
+def test_what_is_left_of_a_stopped_phase_keeps_its_fresh_moments(make_backend: Make) -> None:
+    whole, parts = make_backend(), make_backend()
+    phase = RL(2, fresh_optimizer=True)
+    whole.rl(phase, 2, 0, on_step=Steps())
+    parts.rl(phase, 2, 0, on_step=Steps(1))
+    parts.rl(phase, 1, 1, on_step=Steps())
+    assert same(weights(whole), weights(parts))
+
+
 @pytest.mark.parametrize("mini_batches", [1, 4])
 def test_a_step_may_have_other_numbers_of_mini_batches(
     make_backend: Make, tiny_config: RunConfig, mini_batches: int
@@ -112,13 +134,13 @@ def test_a_step_may_have_other_numbers_of_mini_batches(
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_phase_ends_when_it_is_told_to(make_backend: Make, limit: int) -> None:
     seen = Steps(limit)
-    make_backend().rl(4, 0, fresh=False, on_step=seen)
+    make_backend().rl(RL(4), 4, 0, on_step=seen)
     assert len(seen.results) == limit
 
 
 def test_a_phase_that_was_stopped_has_trained_like_a_shorter_one(make_backend: Make) -> None:
     stopped, short = make_backend(), make_backend()
-    stopped.rl(4, 0, fresh=False, on_step=Steps(2))
+    stopped.rl(RL(4), 4, 0, on_step=Steps(2))
     rl(short, 2)
     assert same(weights(stopped), weights(short))
 

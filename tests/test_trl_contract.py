@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from toolrl_box import dense, trl_backend
 from toolrl_box.meter import FIGURES, Meter
+from toolrl_box.phases import RL
 from toolrl_box.trl_backend import _GRPO, _SFT, TRLBackend
 from toolrl_box.types import Group
 
@@ -260,7 +261,7 @@ def test_the_rollouts_own_logprobs_are_the_old_logprobs_row_by_row(
 ) -> None:
     monkeypatch.setattr(trl_backend, "_GRPO", Compared)
     monkeypatch.setattr(Compared, "differences", [], raising=False)
-    make_backend().rl(3, 0, fresh=False, on_step=lambda result: False)
+    make_backend().rl(RL(3), 3, 0, on_step=lambda result: False)
     assert len(Compared.differences) == 3
     assert max(Compared.differences) < 1e-4
 

@@ -20,11 +20,13 @@ Rule = Literal["all_failed", "any_failed"]
 class RL:
     """``steps`` GRPO steps (one step = one batch of rollouts and its mini-batch updates).
 
-    ``fresh_optimizer`` drops the moments of the previous RL phase, as the published code does.
+    ``fresh_optimizer`` drops the moments of the previous RL phase, as the published code does;
+    ``lr`` replaces the run's own within this phase (``warmup_steps`` count over the whole run).
     """
 
     steps: int
     fresh_optimizer: bool = False
+    lr: float | None = None
 
     kind = "rl"
 

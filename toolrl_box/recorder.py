@@ -87,7 +87,7 @@ class Recorder:
     def phase_start(self, progress: Progress, phase: Phase) -> None:
         detail: dict[str, Any] = {"steps": phase.steps}
         if isinstance(phase, RL):
-            detail |= {"fresh_optimizer": phase.fresh_optimizer}
+            detail |= {"fresh_optimizer": phase.fresh_optimizer, "lr": phase.lr}
         else:
             detail |= {"tasks": [task.id for task in phase.tasks], "epochs": phase.epochs}
             detail |= {"lr": phase.lr}

@@ -33,8 +33,9 @@ class StepResult:
 class Backend(Protocol):
     """Runs phases on one model."""
 
-    def rl(self, steps: int, first: int, *, fresh: bool, on_step: OnStep) -> None:
-        """``steps`` GRPO steps; ``first`` is the number of RL steps done before."""
+    def rl(self, phase: RL, steps: int, first: int, *, on_step: OnStep) -> None:
+        """The phase's last ``steps`` GRPO steps (all of them, or what was left when the run was
+        stopped); ``first`` is the number of RL steps that the run has done before."""
 
     def sft_steps(self, phase: SFT) -> int:
         """Updates that the phase takes in all."""
@@ -160,9 +161,8 @@ def _run(phase: Phase, backend: Backend, observer: Observer, progress: Progress)
 
     if isinstance(phase, RL):
         left = phase.steps - progress.done
-        fresh = phase.fresh_optimizer and progress.done == 0
         if left > 0:
-            backend.rl(left, progress.rl_step, fresh=fresh, on_step=on_step)
+            backend.rl(phase, left, progress.rl_step, on_step=on_step)
     elif progress.done < backend.sft_steps(phase):
         backend.sft(phase, progress.done, progress.phase_first, on_step=on_step)
     return stopped

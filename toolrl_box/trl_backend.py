@@ -39,7 +39,7 @@ from toolrl_box.dense import dense_logprobs
 from toolrl_box.errors import ModelError
 from toolrl_box.meter import Meter
 from toolrl_box.moments import moments, restore
-from toolrl_box.phases import SFT
+from toolrl_box.phases import RL, SFT
 from toolrl_box.rollout import MakeEnv, run_episodes
 from toolrl_box.samples import dialogue_to_sample, rollout_to_sample
 from toolrl_box.seeds import derive
@@ -77,14 +77,15 @@ class TRLBackend:
 
     # --- phases -----------------------------------------------------------------------------
 
-    def rl(self, steps: int, first: int, *, fresh: bool, on_step: OnStep) -> None:
+    def rl(self, phase: RL, steps: int, first: int, *, on_step: OnStep) -> None:
         grpo = self._config.grpo
         rows = grpo.prompts_per_step * grpo.group_size
-        if fresh:
+        if phase.fresh_optimizer and steps == phase.steps:  # the phase begins
             self._forget("rl")
         # The SFT moments are of no use to anybody once RL goes on.
         self._forget("sft")
-        optimizer = self._optimizer("rl", grpo.lr, (0.9, grpo.adam_beta2), grpo.weight_decay)
+        lr = phase.lr or grpo.lr
+        optimizer = self._optimizer("rl", lr, (0.9, grpo.adam_beta2), grpo.weight_decay)
 
         def warmup(update: int) -> float:
             step = first + update // grpo.mini_batches
