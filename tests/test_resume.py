@@ -33,7 +33,7 @@ SETTINGS = (
     *("steps=4", "scheme.every=2", "scheme.updates=3", "scheme.rule=any_failed"),
     *("grpo.prompts_per_step=2", "grpo.group_size=4", "rewards={format_share: 1}"),
     *("env.train_tasks=8", "env.eval_tasks=8", "probe.episodes=4"),
-    *("eval.every=5", "checkpoint.every=2"),
+    *("eval.every=5", "eval.ood=false", "checkpoint.every=2"),
     *("rollout.max_messages=4", "rollout.max_new_tokens=12"),
 )
 PATIENCE = 60.0

@@ -85,9 +85,10 @@ def run(
         given = [config, sets, output_dir, *options.values()]
         if any(value is not None for value in given):
             raise ConfigError("--resume goes on with the run's own settings: give no others")
-    from toolrl_box.config import load
+    from toolrl_box.config import load, parse
     from toolrl_box.interrupts import Interrupts
     from toolrl_box.progress import Display, silence
+    from toolrl_box.runlog import RunLog
 
     settings = load(config, sets or (), options)
     _check_names(settings)
@@ -105,6 +106,10 @@ def run(
     if ended != "done":
         _say(f"{ended}; go on with: toolrl run --resume {run_dir}")
         raise typer.Exit(interrupts.exit_code)
+    if parse(RunLog.open(run_dir).config).eval.ood:
+        from toolrl_box.ood import AT_THE_END, evaluate_run
+
+        evaluate_run(run_dir, AT_THE_END, told=_say)
     if no_report:
         _say(f"run: {run_dir}")
     else:
@@ -121,6 +126,32 @@ def report(
     summary = write_report(run_dir)
     _say(f"{summary['verdict']}: {summary['headline']}")
     _say(f"report: {run_dir / 'report' / 'index.html'}")
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run, finished or not.")],
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="base|best|final|STEP", help="May be repeated; default: base, best and final."
+        ),
+    ] = None,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Tasks of each world; default: eval.ood_tasks.")
+    ] = None,
+) -> None:
+    """Try checkpoints on fresh and on foreign tasks and tool formats: RUN_DIR/evaluation.json."""
+    from toolrl_box.progress import silence
+
+    silence()
+    from toolrl_box.ood import NAMES, evaluate_run
+
+    for made in evaluate_run(run_dir, checkpoint or NAMES, tasks, _say):
+        for name, world in made["worlds"].items():
+            greedy, sampled = (world[key]["success"] for key in ("greedy", "sampled"))
+            where = f"{name.replace('_', ' ')} ({world['format']})"
+            _say(f"  {where:<28}greedy {greedy:.3f}   temperature 1 {sampled:.3f}")
 
 
 @app.command()

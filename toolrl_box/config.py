@@ -125,6 +125,12 @@ class ProbeSettings(_Section):
 
 class EvalSettings(_Section):
     every: int = Field(10, ge=1)
+    ood: bool = Field(
+        True,
+        description="when `toolrl run` ends: best and final checkpoint on fresh and foreign tasks "
+        "and formats",
+    )
+    ood_tasks: int = Field(32, ge=1, description="per world, of four; `toolrl evaluate --tasks`")
 
 
 class CheckpointSettings(_Section):
@@ -148,6 +154,7 @@ MODEL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "sft.batch_size": 2,
         "probe.episodes": 4,
         "eval.every": 50,
+        "eval.ood": False,  # 16 passes over the tasks, minutes each at this size
         "checkpoint.every": 50,  # 2 GB each, two thirds of it moments
         "checkpoint.keep_optimizer": 1,
     },

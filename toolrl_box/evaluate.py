@@ -3,12 +3,13 @@
 Input: a policy and tasks. Output: named shares in [0, 1]. The tasks and the sampling seed never
 change within a run, so that two evaluations differ by the weights alone.
 
-Left out: counterfactual decoding and OOD tables (issues WARNING and SUPERVISION).
+Left out: which tasks and formats tell learning from over-fitting (``ood``) and counterfactual
+decoding (issue WARNING).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -18,6 +19,16 @@ from toolrl_box.samples import Encode
 from toolrl_box.types import Policy, Sampling, Task, ToolFormat
 
 SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Shares of solved episodes: of all, and of each category. An episode that ended in an error
+    is unsolved; ``errors`` says how many did."""
+
+    success: float
+    by_category: Mapping[str, float]
+    errors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +46,13 @@ class Evaluator:
     def __call__(self) -> dict[str, float]:
         figures: dict[str, float] = {}
         for name, temperature in (("eval_greedy", 0.0), ("eval_sampled", 1.0)):
-            by_category: dict[str, list[float]] = {}
-            for category, success in self._play(temperature):
-                by_category.setdefault(category, []).append(success)
-            figures[name] = mean(s for scores in by_category.values() for s in scores)
-            figures |= {f"{name}_{c}": mean(scores) for c, scores in by_category.items()}
+            score = self.score(temperature)
+            figures[name] = score.success
+            figures |= {f"{name}_{c}": share for c, share in score.by_category.items()}
         return figures
 
-    def _play(self, temperature: float) -> list[tuple[str, float]]:
+    def score(self, temperature: float) -> Score:
+        """One pass over the tasks; ``temperature`` 0 is greedy."""
         rollouts = run_episodes(
             self.tasks,
             self.policy,
@@ -55,7 +65,15 @@ class Evaluator:
             max_tokens=self.settings.max_tokens,
             max_observation_tokens=self.settings.max_observation_tokens,
         )
-        return [(r.task.category, r.outcome.get("success", 0.0)) for r in rollouts]
+        scores: dict[str, list[float]] = {}
+        for rollout in rollouts:
+            success = rollout.outcome.get("success", 0.0)
+            scores.setdefault(rollout.task.category, []).append(success)
+        return Score(
+            mean(success for group in scores.values() for success in group),
+            {category: mean(group) for category, group in scores.items()},
+            sum(rollout.error is not None for rollout in rollouts),
+        )
 
 
 Evaluate = Callable[[], dict[str, float]]

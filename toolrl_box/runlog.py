@@ -13,7 +13,7 @@ and end with the same bytes. Input: plain values from the training loop. Output:
       probe.parquet          one row per step, slot and token
       probe_contexts/step_NNNNNN.parquet
       rollouts/step_NNNNNN.parquet
-      checkpoints/, report/  written by others
+      checkpoints/, report/, evaluation.json  written by others
 
 Step 0 is the state before training; from 1 on, ``step`` counts every update step, RL and SFT.
 All but ``sessions.jsonl`` and the ``seconds_*`` columns is reproducible.
@@ -93,6 +93,7 @@ ROLLOUTS = pa.schema(
 )
 # Columns that callers see as values and the file holds as JSON text.
 JSON_COLUMNS = ("reward_parts", "messages")
+EVALUATION = "evaluation.json"
 STEP_FOLDERS = ("rollouts", "probe_contexts")
 # What a process killed before it wrote config.yaml leaves behind: as good as empty.
 UNBORN = ("lock", ".environment.json.tmp", "environment.json", ".config.yaml.tmp")
@@ -154,6 +155,15 @@ class RunView:
         for column in JSON_COLUMNS:
             table[column] = [json.loads(text) for text in table[column]]
         return table
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What ``ood`` wrote about this run's checkpoints, by step; nothing is an empty list."""
+        path = self.path / EVALUATION
+        if not path.exists():
+            return []
+        with reading(path):
+            value: list[dict[str, Any]] = json.loads(path.read_bytes())
+        return value
 
     def rollout_steps(self) -> list[int]:
         return [step for step, _ in _step_files(self.path / "rollouts")]

@@ -68,6 +68,11 @@ FIGURES = (
         "updates.",
     ),
 )
+OOD_MEANING = (
+    "Success on tasks that were not used while training. Foreign content: words and tools that "
+    "occur nowhere in training. Foreign format: calls are written in a syntax that was not trained "
+    "here. The best checkpoint was chosen by other tasks than these."
+)
 SCENE_TITLES = {
     "before": "Before the onset",
     "at": "At the onset",
@@ -150,7 +155,35 @@ def _common(summary: Mapping[str, Any], scenes: tuple[Scene, ...]) -> dict[str, 
         "facts": _facts(summary),
         "scenes": scenes,
         "scene_titles": SCENE_TITLES,
+        "ood": _ood_table(summary["ood"]),
+        "ood_meaning": OOD_MEANING,
     }
+
+
+def _ood_table(evaluations: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Head and rows: checkpoint, world, then per temperature the share of all tasks and of each
+    category."""
+    worlds = [world for made in evaluations for world in made["worlds"].values()]
+    categories = list(dict.fromkeys(c for w in worlds for c in w["greedy"]["by_category"]))
+    rows = [
+        [
+            f"step {made['step']}" + (f" ({', '.join(made['names'])})" if made["names"] else ""),
+            name.replace("_", " "),
+            world["format"],
+            str(made["tasks"]),
+            *(
+                _share(figure)
+                for key in ("greedy", "sampled")
+                for figure in (
+                    world[key]["success"],
+                    *(world[key]["by_category"].get(category) for category in categories),
+                )
+            ),
+        ]
+        for made in evaluations
+        for name, world in made["worlds"].items()
+    ]
+    return {"categories": [c.replace("_", " ") for c in categories], "rows": rows}
 
 
 def _facts(summary: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -51,6 +51,7 @@ def summarise(run: RunView) -> dict[str, Any]:
             for event in journal
             if event["event"] == "alarm"
         ],
+        "ood": run.evaluations(),
         "config": run.config,
     }
     plain: dict[str, Any] = _plain(summary)
