@@ -200,6 +200,7 @@ def mixed_batch() -> tuple[torch.Tensor, torch.Tensor, int]:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("tokens_per_pass", [1, 60, 10_000])
+@pytest.mark.parametrize("share_prompts", [False, True])
 def test_scoring_without_padding_gives_trls_own_values_and_gradients(
     tiny_model: Qwen2ForCausalLM,
     pocket_tokenizer: Qwen2Tokenizer,
@@ -207,12 +208,13 @@ def test_scoring_without_padding_gives_trls_own_values_and_gradients(
     monkeypatch: pytest.MonkeyPatch,
     temperature: float,
     tokens_per_pass: int,
+    share_prompts: bool,
 ) -> None:
     monkeypatch.setitem(dense.TOKENS_PER_PASS, "cpu", tokens_per_pass)
     meter = Meter(1, lambda result: False)
     trainer = grpo(
         tiny_model, pocket_tokenizer, tmp_path, scripted, kind=_GRPO,
-        more={"meter": meter}, temperature=temperature,
+        more={"meter": meter, "share_prompts": share_prompts}, temperature=temperature,
     )  # fmt: skip
     ids, mask, kept = mixed_batch()
     real = mask[:, -kept:].bool()

@@ -35,7 +35,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from toolrl_box import rewards
 from toolrl_box.checkpoints import OPTIMIZER_PREFIX
 from toolrl_box.config import RunConfig
-from toolrl_box.dense import dense_logprobs
+from toolrl_box.dense import dense_logprobs, shares_prompts
 from toolrl_box.errors import ModelError
 from toolrl_box.meter import Meter
 from toolrl_box.moments import moments, restore
@@ -96,6 +96,8 @@ class TRLBackend:
         with self._trainer_folder() as folder:
             trainer = _GRPO(
                 meter=meter,
+                share_prompts=not self._config.model.gradient_checkpointing
+                and shares_prompts(self.model),
                 model=self.model,
                 processing_class=self.tokenizer,
                 reward_funcs=[_given_reward],
@@ -324,10 +326,11 @@ def _printer() -> type[TrainerCallback]:
 
 
 class _GRPO(GRPOTrainer):
-    """GRPO with stopwatches, and with a forward pass that computes no padding."""
+    """GRPO with stopwatches, and with a forward pass that computes nothing twice."""
 
-    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: Meter, share_prompts: bool, **kwargs: Any) -> None:
         self._meter = meter
+        self._share_prompts = share_prompts
         super().__init__(**kwargs)
 
     def _get_per_token_logps_and_entropies(
@@ -344,7 +347,9 @@ class _GRPO(GRPOTrainer):
         if not torch.is_grad_enabled() and model is self.model:
             # The old log-probs: the sampler has just measured them, under these very weights.
             return self._sampled(input_ids, logits_to_keep), None, None
-        logps, entropies = dense_logprobs(model, input_ids, attention_mask, logits_to_keep)
+        logps, entropies = dense_logprobs(
+            model, input_ids, attention_mask, logits_to_keep, share_prompts=self._share_prompts
+        )
         return logps, entropies if compute_entropy else None, None
 
     def _sampled(self, input_ids: torch.Tensor, width: int) -> torch.Tensor:
