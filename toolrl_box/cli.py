@@ -22,6 +22,7 @@ from rich.console import Console
 from toolrl_box.errors import ConfigError, ToolRLError, lookup
 
 if TYPE_CHECKING:
+    from toolrl_box.ablate import Cell
     from toolrl_box.config import RunConfig
 
 USER_ERROR = 2
@@ -164,16 +165,37 @@ def ablate(
         str | None, typer.Option(metavar="A-B", help="Instead of the experiment's own.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in an output folder: finished runs are kept.")
+    ] = False,
+    launcher: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Processes here, or a Ray cluster (RAY_ADDRESS, else one made here)."),
+    ] = "local",
 ) -> None:
-    """Run a study: every arm under every seed. Calling it again resumes what is unfinished."""
-    from toolrl_box.ablate import cells, parse_seeds, run_cells
+    """Run a study: every arm and grid point under every seed. Failed runs are listed."""
+    from toolrl_box.ablate import cells, check_output, parse_seeds, run_cells
+    from toolrl_box.interrupts import Interrupts
+    from toolrl_box.launchers import LAUNCHERS
 
     output = output_dir or RUNS / experiment.stem
-    todo = cells(experiment, output, None if seeds is None else parse_seeds(seeds))
-    failed = run_cells(todo, jobs, lambda cell, news: _say(f"{cell.run_dir}: {news}"))
-    _say(f"{len(todo) - len(failed)} of {len(todo)} runs finished in {output}")
+    grid = cells(experiment, output, None if seeds is None else parse_seeds(seeds))
+    check_output(grid, output, resume=resume)
+    launch = LAUNCHERS[launcher]()
+
+    def told(cell: Cell, news: str) -> None:
+        _say(f"{cell.run_dir}: {news}")
+
+    with Interrupts() as interrupts:
+        failed = run_cells(grid, output, jobs, launch, told, interrupts.asked)
+        stopped = interrupts.asked()
+    _say(f"{len(grid) - len(failed)} of {len(grid)} runs finished in {output}")
+    if stopped:
+        _say("stopped; go on with the same command and --resume")
+        raise typer.Exit(interrupts.exit_code)
     for cell, code in failed:
-        _say(f"failed with exit code {code}: {cell.run_dir} (see {cell.log_file})")
+        _say(f"failed with exit code {code}: {cell.run_dir}: {cell.cause} (see {cell.log_file})")
+    _say(f"compare them with: toolrl compare {output}")
     if failed:
         raise typer.Exit(1)
 

@@ -46,17 +46,23 @@ class SchemeConfig(_Named):
 
 
 class EnvConfig(_Named):
+    """``name``, what every world has, and the world's own settings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
     name: str = "pocket"
-    malformed: Literal["observe", "skip"] = Field(
-        "observe", description="a closed but unreadable call: error result, or end of the turn"
-    )
     train_tasks: int = Field(300, ge=1)
-    train_categories: tuple[str, ...] = Field(("base", "miss_func", "miss_param"), min_length=1)
+    train_categories: tuple[str, ...] | None = Field(
+        None, min_length=1, description="left out: the world's own choice"
+    )
     eval_tasks: int = Field(64, ge=1)
-    eval_categories: tuple[str, ...] = Field(
-        ("base", "miss_func", "miss_param", "long_context"), min_length=1
+    eval_categories: tuple[str, ...] | None = Field(
+        None, min_length=1, description="left out: all of the world's"
     )
     seed: int = Field(0, description="seed of the tasks, apart from the run's seed")
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
 
 
 class ModelConfig(_Named):
@@ -205,12 +211,12 @@ def load(
         if not separator or not key.strip():
             raise ConfigError(f"--set takes key=value, got '{pair}'")
         try:
-            _put(values, key.strip(), yaml.safe_load(text))
+            put(values, key.strip(), yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {key}: '{text}' is not a YAML value") from error
     for key, value in (options or {}).items():
         if value is not None:
-            _put(values, key, value)
+            put(values, key, value)
     return parse(_with_defaults(values))
 
 
@@ -224,7 +230,7 @@ def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict) or last not in section:
-            _put(values, key, default)
+            put(values, key, default)
     return values
 
 
@@ -251,7 +257,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+def put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested plain values, in place; sections that are missing are made."""
     *parents, last = dotted.split(".")
     for parent in parents:
         inner = values.get(parent)

@@ -94,6 +94,7 @@ ROLLOUTS = pa.schema(
 # Columns that callers see as values and the file holds as JSON text.
 JSON_COLUMNS = ("reward_parts", "messages")
 EVALUATION = "evaluation.json"
+STUDY = "study.json"  # in a folder of runs: every cell, also those that have no folder
 STEP_FOLDERS = ("rollouts", "probe_contexts")
 # What a process killed before it wrote config.yaml leaves behind: as good as empty.
 UNBORN = ("lock", ".environment.json.tmp", "environment.json", ".config.yaml.tmp")
