@@ -18,7 +18,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import pytest
 from hypothesis import settings
 
-from toolrl_box.envs.pocket import PocketEpisode
+from toolrl_box.envs.pocket import PocketEnv, PocketEpisode
 
 # Derandomised: a red build must be red on every machine. No deadline: CI machines are slow.
 settings.register_profile("house", derandomize=True, deadline=None)
@@ -153,7 +153,7 @@ def make_backend(
             policy.decode,
             FORMATS["hermes"],
             make_env,
-            TaskStream(config).at,
+            TaskStream(config, PocketEnv()).at,
             config,
         )
 

@@ -10,13 +10,13 @@ import pytest
 from toolrl_box import rewards
 from toolrl_box.errors import ConfigError, DataError
 from toolrl_box.formats.hermes import Hermes
+from toolrl_box.answers import normalised
 from toolrl_box.rewards import (
     REWARDS,
     Rubric,
     apply,
     exact_match,
     format_share,
-    normalised,
     task_success,
 )
 from toolrl_box.testing import echo_task

@@ -213,7 +213,8 @@ def list_(
 
         lines = {name: description for name, (description, _) in MODELS.items()}
     else:
-        table: Mapping[str, Any] = getattr(import_module(f"toolrl_box.{what}"), what.upper())
+        name = "ALL_FORMATS" if what == "formats" else what.upper()
+        table: Mapping[str, Any] = getattr(import_module(f"toolrl_box.{what}"), name)
         lines = {name: _first_line(entry) for name, entry in table.items()}
     for name, line in lines.items():
         _say(f"{name:<16}{line}")
@@ -263,13 +264,13 @@ def _free_folder(settings: RunConfig) -> Path:
 
 def _check_names(settings: RunConfig) -> None:
     """Refuse a wrong name at once; ``lab`` would, after seconds of imports."""
-    from toolrl_box.envs import ENVS
-    from toolrl_box.formats import FORMATS
+    from toolrl_box.envs import build_world
+    from toolrl_box.formats import ALL_FORMATS
     from toolrl_box.schemes import build_scheme
 
     build_scheme(settings.scheme.name, settings.scheme.knobs)
-    lookup("environment", settings.env.name, ENVS)
-    lookup("format", settings.format, FORMATS)
+    build_world(settings.env.name, settings.env.knobs)
+    lookup("format", settings.format, ALL_FORMATS)
 
 
 def _first_line(entry: Any) -> str:

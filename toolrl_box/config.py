@@ -1,11 +1,11 @@
 """RunConfig: everything that determines a run, in one frozen object.
 
-Input: the model's defaults, YAML, ``--set key=value`` pairs and command-line options, in that
-order of precedence from low to high. Output: a validated :class:`RunConfig`, saved resolved into
-the run folder. Unknown keys are refused with the nearest known one.
+Input: defaults of model and world, YAML, ``--set key=value`` pairs and command-line options, in
+that order of precedence from low to high. Output: a validated :class:`RunConfig`, saved resolved
+into the run folder. Unknown keys are refused with the nearest known one.
 
-A scheme's knobs stand under ``scheme`` beside its ``name``; they are the scheme's own dataclass
-fields and are checked when it is built, so a new scheme needs no line here.
+A scheme's knobs stand under ``scheme`` beside its ``name``, a world's under ``env``; they are its
+own dataclass fields and are checked when it is built, so a new scheme or world needs no line here.
 """
 
 from __future__ import annotations
@@ -166,6 +166,19 @@ MODEL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+# The same for worlds: what differs from the pocket world's settings.
+WORLD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "search": {
+        "format": "icrl",
+        "rewards": {"accuracy": 0.8, "format": 0.2},  # arXiv 2603.08068
+    },
+    "python": {
+        "rollout.max_new_tokens": 192,  # a program, in a vocabulary made for other words
+        "rollout.max_tokens": 1536,
+        "rollout.max_observation_tokens": 256,
+    },
+}
+
 
 class RunConfig(_Section):
     """A run. ``steps`` counts RL steps; supervised steps come on top (each is reported)."""
@@ -221,16 +234,17 @@ def load(
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` over the defaults of the model they name."""
-    model = values.get("model")
-    name = model.get("name") if isinstance(model, dict) else model
-    for key, default in MODEL_DEFAULTS.get(str(name), {}).items():
-        *parents, last = key.split(".")
-        section: Any = values
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or last not in section:
-            put(values, key, default)
+    """``values`` over the defaults of the model and of the world they name, the model's first."""
+    for kind, table in (("model", MODEL_DEFAULTS), ("env", WORLD_DEFAULTS)):
+        named = values.get(kind)
+        name = named.get("name") if isinstance(named, dict) else named
+        for key, default in table.get(str(name), {}).items():
+            *parents, last = key.split(".")
+            section: Any = values
+            for parent in parents:
+                section = section.get(parent) if isinstance(section, dict) else None
+            if not isinstance(section, dict) or last not in section:
+                put(values, key, default)
     return values
 
 

@@ -22,24 +22,23 @@ import torch
 from toolrl_box import __version__, checkpoints
 from toolrl_box.config import RunConfig, parse, read_yaml
 from toolrl_box.detectors import DETECTORS
-from toolrl_box.envs import ENVS
-from toolrl_box.envs.pocket import make_tasks
-from toolrl_box.errors import CheckpointError, DataError, RunFolderError, lookup
+from toolrl_box.envs import build_world
+from toolrl_box.errors import CheckpointError, ConfigError, DataError, RunFolderError, lookup
 from toolrl_box.evaluate import Evaluator
-from toolrl_box.formats import FORMATS
+from toolrl_box.formats import ALL_FORMATS
 from toolrl_box.models import load_model
 from toolrl_box.phases import Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.probe.bank import Bank, build_bank
 from toolrl_box.probe.probe import Probe
 from toolrl_box.recorder import Line, Recorder
-from toolrl_box.rollout import MakeEnv, replay_gold
+from toolrl_box.rollout import replay_gold
 from toolrl_box.runlog import START, RunLog
 from toolrl_box.samples import Encode
 from toolrl_box.schemes import build_scheme
 from toolrl_box.seeds import derive
 from toolrl_box.train import Progress, drive
-from toolrl_box.types import Task, ToolFormat
+from toolrl_box.types import Task, ToolFormat, World
 
 SMALL_MODEL = 10_000_000
 Ended = Literal["done", "stopped"]
@@ -120,8 +119,8 @@ class _Lab:
         from toolrl_box.trl_backend import TRLBackend  # seconds of imports; not for `toolrl list`
 
         self.config = config
-        self.fmt = lookup("format", config.format, FORMATS)
-        self.make_env: MakeEnv = lookup("environment", config.env.name, ENVS)(config.env.malformed)
+        self.world = build_world(config.env.name, config.env.knobs)
+        self.fmt = format_for(config, self.world)
         self._scheme = build_scheme(config.scheme.name, config.scheme.knobs)
         self.scheme: Scheme = WarmedUp(self._scheme, config.warmup_updates)
         loaded = load_model(config.model.name, config.model.precision)
@@ -131,18 +130,18 @@ class _Lab:
         pad = int(loaded.tokenizer.pad_token_id)
         self.policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
         self.evaluator = Evaluator(
-            make_tasks(
-                "heldout", config.env.eval_tasks, config.env.seed, config.env.eval_categories
+            self.world.tasks(
+                "heldout", config.env.eval_tasks, config.env.seed, self.eval_categories
             ),
             self.policy,
             self.fmt,
-            self.make_env,
+            self.world,
             self.policy.encode,
             self.policy.decode,
             config.rollout,
         )
-        self.bank = pocket_bank(config, self.fmt, self.make_env, self.policy.encode)
-        stream = TaskStream(config)
+        self.bank = gold_bank(config, self.fmt, self.world, self.policy.encode)
+        stream = TaskStream(config, self.world)
         self.ctx = Context(config.steps, {task.id: task for task in stream.tasks})
         self.backend = TRLBackend(
             loaded.model,
@@ -151,15 +150,24 @@ class _Lab:
             self.policy.encode,
             self.policy.decode,
             self.fmt,
-            self.make_env,
+            self.world,
             stream.at,
             config,
         )
 
+    @property
+    def eval_categories(self) -> tuple[str, ...]:
+        return self.config.env.eval_categories or self.world.categories
+
     def resolved(self) -> dict[str, Any]:
-        """The config as plain values, the scheme's defaults spelled out."""
-        scheme = {"name": self.config.scheme.name, **asdict(cast(Any, self._scheme))}
-        return {**self.config.model_dump(mode="json"), "scheme": scheme}
+        """The config as plain values, the scheme's and the world's defaults spelled out."""
+        values = self.config.model_dump(mode="json")
+        values["scheme"] = {"name": self.config.scheme.name, **asdict(cast(Any, self._scheme))}
+        values["env"] |= asdict(cast(Any, self.world))
+        trained = self.config.env.train_categories or self.world.train_categories
+        values["env"]["train_categories"] = list(trained)
+        values["env"]["eval_categories"] = list(self.eval_categories)
+        return values
 
     def recorder(self, log: RunLog, watch: Watch) -> Recorder:
         """Made while the model is the base: the probe remembers it."""
@@ -181,9 +189,9 @@ class TaskStream:
     """Which tasks each RL step trains on: epochs over the training tasks, each in its own order,
     as a function of the step alone."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, world: World) -> None:
         env = config.env
-        self.tasks = make_tasks("train", env.train_tasks, env.seed, env.train_categories)
+        self.tasks = world.tasks("train", env.train_tasks, env.seed, env.train_categories)
         self._per_step = config.grpo.prompts_per_step
         self._seed = config.seed
 
@@ -198,12 +206,25 @@ class TaskStream:
         return self.tasks[order[place]]
 
 
-def pocket_bank(config: RunConfig, fmt: ToolFormat, make_env: MakeEnv, encode: Encode) -> Bank:
-    """The probe's bank: held-out gold episodes that succeed when they are played."""
-    tasks = make_tasks("bank", config.probe.episodes, config.env.seed)
+def format_for(config: RunConfig, world: World) -> ToolFormat:
+    """The tool format of a run; ConfigError when it cannot write the world's dialogues."""
+    fmt = lookup("format", config.format, ALL_FORMATS)
+    if fmt.name not in world.formats:
+        raise ConfigError(
+            f"format '{fmt.name}' cannot write the calls of world '{config.env.name}'; "
+            f"one of: {', '.join(world.formats)}"
+        )
+    return fmt
+
+
+def gold_bank(config: RunConfig, fmt: ToolFormat, world: World, encode: Encode) -> Bank:
+    """The probe's bank: gold episodes of a split of their own that succeed when played."""
+    tasks = world.tasks("bank", config.probe.episodes, config.env.seed)
     for task in tasks:
-        if replay_gold(task, fmt, make_env, encode).outcome.get("success") != 1.0:
-            raise DataError(f"gold dialogue of bank task '{task.id}' does not succeed")
+        played = replay_gold(task, fmt, world, encode)
+        if played.outcome.get("success") != 1.0:
+            why = played.error or played.stop_reason
+            raise DataError(f"gold dialogue of bank task '{task.id}' does not succeed: {why}")
     return build_bank(tasks, fmt, encode)
 
 

@@ -29,11 +29,10 @@ import torch
 from toolrl_box import checkpoints
 from toolrl_box.config import RunConfig, parse, read_yaml
 from toolrl_box.durable import write_atomic, writing
-from toolrl_box.envs import ENVS
-from toolrl_box.envs.pocket import make_tasks
+from toolrl_box.envs import build_world
 from toolrl_box.errors import ConfigError, RunFolderError, lookup
 from toolrl_box.evaluate import Evaluator
-from toolrl_box.formats import FORMATS
+from toolrl_box.formats import ALL_FORMATS
 from toolrl_box.lab import threads_for
 from toolrl_box.models import load_model
 from toolrl_box.policies.hf import HFPolicy
@@ -66,15 +65,18 @@ class Evaluation:
 
 
 def worlds(config: RunConfig) -> tuple[World, ...]:
-    """The four worlds; the other format is the first of ``FORMATS`` that was not trained."""
+    """The four worlds, without those of a split that the environment does not have (a user's own
+    questions); the other format is the environment's first that was not trained."""
     trained = config.format
-    other = next(name for name in FORMATS if name != trained)
-    return (
+    env = build_world(config.env.name, config.env.knobs)
+    other = next(name for name in env.formats if name != trained)
+    every = (
         World("in_distribution", "heldout", trained),
         World("content_ood", "ood", trained),
         World("format_ood", "heldout", other),
         World("both_ood", "ood", other),
     )
+    return tuple(world for world in every if world.split in env.splits)
 
 
 def evaluate_run(
@@ -148,13 +150,14 @@ def _worlds_played(
     policy: HFPolicy, config: RunConfig, count: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     seed = derive(config.env.seed, "evaluation")
-    make_env = lookup("environment", config.env.name, ENVS)(config.env.malformed)
+    env = build_world(config.env.name, config.env.knobs)
+    categories = config.env.eval_categories or env.categories
     for world in worlds(config):
         evaluator = Evaluator(
-            make_tasks(world.split, count, seed, config.env.eval_categories),
+            env.tasks(world.split, count, seed, categories),
             policy,
-            lookup("format", world.format, FORMATS),
-            make_env,
+            lookup("format", world.format, ALL_FORMATS),
+            env,
             policy.encode,
             policy.decode,
             config.rollout,

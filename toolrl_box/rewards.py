@@ -3,24 +3,22 @@
 Input: a ``Rollout``. Output: its reward and the unweighted parts. A reward function that raises
 stops the run: an error turned into a 0 would be learned from.
 
+The composite reward of ICRL (arXiv 2603.08068) is ``{"accuracy": 0.8, "format": 0.2}``.
+
 Left out: length penalties, model judges, and anything that needs the rest of the group.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from toolrl_box.answers import format_score, matches
 from toolrl_box.errors import ConfigError, DataError, lookup
 from toolrl_box.types import Rollout
 
 Reward = Callable[[Rollout], float]
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def task_success(rollout: Rollout) -> float:
@@ -36,9 +34,14 @@ def format_share(rollout: Rollout) -> float:
     return sum(whole) / len(whole)
 
 
-def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous space (SQuAD's normalisation)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+def accuracy(rollout: Rollout) -> float:
+    """Whether the environment found the answer right; 0.0 for an episode that was cut short."""
+    return float(rollout.outcome.get("accuracy", 0.0))
+
+
+def format_of_answer(rollout: Rollout) -> float:
+    """Score of the mark-up over the whole episode, cut short or not: see ``format_score``."""
+    return format_score([turn.parsed for turn in rollout.turns])
 
 
 def exact_match(rollout: Rollout) -> float:
@@ -53,14 +56,15 @@ def exact_match(rollout: Rollout) -> float:
         )
     if not rollout.turns:
         return 0.0
-    said = normalised(rollout.turns[-1].parsed.text)
-    return float(any(said == normalised(str(answer)) for answer in answers))
+    return float(matches(rollout.turns[-1].parsed.text, map(str, answers)))
 
 
 REWARDS: Mapping[str, Reward] = {
     "task_success": task_success,
     "format_share": format_share,
     "exact_match": exact_match,
+    "accuracy": accuracy,
+    "format": format_of_answer,
 }
 
 

@@ -86,13 +86,16 @@ class Parsed:
 
     ``text`` is the natural language outside any call; ``calls`` the well-formed calls in order;
     ``blocks`` the number of *closed* call blocks, well-formed or not (0 ends the user turn);
-    ``errors`` every defect, in order of position.
+    ``errors`` every defect, in order of position. ``tags``: the format's own tags in order of
+    position, ``"think"`` for an opening and ``"/think"`` for a closing one, for formats whose
+    reward counts them; empty for the others.
     """
 
     text: str
     calls: tuple[ToolCall, ...]
     blocks: int
     errors: tuple[ParseError, ...]
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +250,40 @@ class Environment(Protocol):
         """Start the episode; returns the prompt messages."""
 
     def step(self, message: Parsed) -> Step: ...
+
+
+class World(Protocol):
+    """A kind of task and the episodes on it: what an entry of ``ENVS`` makes from its settings.
+
+    It is a frozen dataclass whose fields are those settings; calling it gives a fresh episode.
+    """
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """``train``, ``heldout`` and ``bank`` at least; ``ood`` where there is foreign content."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Every category of task, in the order of reports; evaluation covers all of them."""
+
+    @property
+    def train_categories(self) -> tuple[str, ...]:
+        """Those that are trained on unless the user says otherwise."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of the tool formats that can write its dialogues, the usual one first."""
+
+    def tasks(
+        self, split: str, count: int, seed: int, categories: Sequence[str] | None = None
+    ) -> list[Task]:
+        """``count`` tasks of ``split``, categories in rotation (None: ``train_categories``).
+
+        The same arguments give the same tasks, fewer tasks are the first of more. Raises
+        ConfigError for an unknown split or category, or when there are not that many.
+        """
+
+    def __call__(self) -> Environment: ...
 
 
 class MessageParser(Protocol):

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from toolrl_box.envs import ENVS
 from toolrl_box.envs.pocket import (
     CATEGORIES,
     SPLITS,
@@ -350,7 +349,7 @@ def first_of(category: str) -> Task:
 
 def test_a_malformed_call_is_observed_or_ends_the_turn() -> None:
     task = first_of("base")
-    observing, skipping = ENVS["pocket"]("observe")(), ENVS["pocket"]("skip")()
+    observing, skipping = PocketEnv("observe")(), PocketEnv("skip")()
     observing.reset(task)
     skipping.reset(task)
     (observed,) = observing.step(MALFORMED).messages
@@ -364,7 +363,7 @@ def test_beside_a_malformed_call_a_good_one_is_executed_either_way() -> None:
     good = gold(task)[0].tool_calls
     both = Parsed("", good, 2, MALFORMED.errors)
     for malformed, results in (("observe", 2), ("skip", 1)):
-        episode = ENVS["pocket"](malformed)()  # type: ignore[arg-type]
+        episode = PocketEnv(malformed)()  # type: ignore[arg-type]
         episode.reset(task)
         messages = episode.step(both).messages
         assert len(messages) == results

@@ -121,6 +121,28 @@ class PocketEnv:
 
     malformed: Malformed = "observe"
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return SPLITS
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return CATEGORIES
+
+    @property
+    def train_categories(self) -> tuple[str, ...]:
+        return TRAIN_CATEGORIES
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return ("hermes", "pythonic", "xml")
+
+    def tasks(
+        self, split: str, count: int, seed: int, categories: Sequence[str] | None = None
+    ) -> list[Task]:
+        """See :func:`make_tasks`."""
+        return make_tasks(split, count, seed, categories)
+
     def __call__(self) -> PocketEpisode:
         return PocketEpisode(self.malformed)
 
@@ -197,15 +219,17 @@ def _row_from_json(row: Sequence[Any]) -> ToolRow:
 
 
 def make_tasks(
-    split: str, count: int, seed: int, categories: Sequence[str] = TRAIN_CATEGORIES
+    split: str, count: int, seed: int, categories: Sequence[str] | None = None
 ) -> list[Task]:
-    """``count`` tasks, categories in rotation; the same arguments give the same tasks.
+    """``count`` tasks, categories in rotation (None: those that are trained on); the same
+    arguments give the same tasks.
 
     Splits differ in their random streams; ``ood`` also in its words and tools, none of which
     occurs in any other split (content-OOD). ``bank`` is for the probe, ``pretrain`` for the base.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    categories = TRAIN_CATEGORIES if categories is None else categories
     for category in categories:
         if category not in CATEGORIES:
             raise unknown("category", category, CATEGORIES)
