@@ -130,6 +130,30 @@ def report(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR…", help="Runs, or folders that hold runs.")
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Group by a setting such as scheme, grpo.lr, format; may be repeated. Default: "
+            "the same settings apart from the seed.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("comparison"),
+) -> None:
+    """Compare runs: intervals over seeds, curves, cost; runs that failed are listed."""
+    from toolrl_box.report import write_comparison
+
+    comparison = write_comparison(runs, output, by or ())
+    for arm in comparison.arms:
+        _say(f"{arm.arm.name}: {len(arm.arm.finished)} of {len(arm.arm.runs)} runs finished")
+    _say(f"comparison: {output / 'compare.html'}")
+
+
+@app.command()
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run, finished or not.")],
     checkpoint: Annotated[

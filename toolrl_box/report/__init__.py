@@ -1,19 +1,27 @@
-"""The collapse report of one run: what happened, when, and which checkpoint to use.
+"""What runs tell: the collapse report of one, and the comparison of several.
 
-Input: a run folder. Output in ``RUN_DIR/report/``: ``index.html`` (needs nothing else),
-``report.md``, ``summary.json`` and four PNGs. Reading order: ``summary`` (what is said),
-``verdict`` (the rules), ``examples`` and ``figures`` (the evidence), ``pages`` (the writing-up).
-Left out: comparisons between runs.
+:func:`write_report`. Input: a run folder. Output in ``RUN_DIR/report/``: ``index.html`` (needs
+nothing else), ``report.md``, ``summary.json`` and four PNGs. Reading order: ``summary`` (what is
+said), ``verdict`` (the rules), ``examples`` and ``figures`` (the evidence), ``pages`` (the
+writing-up).
+
+:func:`write_comparison`. Input: run folders, or folders of runs, and the settings by which they are
+grouped. Output in a folder: ``compare.html`` (needs nothing else), ``compare.md``, ``compare.csv``
+(one row per figure), ``runs.csv`` (one row per run) and PNGs. Reading order: ``arms`` (which runs),
+``compare`` (the figures), ``compare_figures``, ``compare_pages``, ``paper``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toolrl_box.durable import write_atomic, writing
-from toolrl_box.report import examples, figures, pages
+from toolrl_box.report import compare_figures, compare_pages, examples, figures, pages
+from toolrl_box.report.arms import find_runs, group
+from toolrl_box.report.compare import Comparison, compare
 from toolrl_box.report.summary import summarise
 from toolrl_box.runlog import RunLog
 
@@ -53,3 +61,23 @@ def write_report(run_dir: Path | str) -> dict[str, Any]:
         }.items():
             write_atomic(folder / name, text.encode())
     return summary
+
+
+def write_comparison(paths: Sequence[Path], output: Path, by: Sequence[str] = ()) -> Comparison:
+    """Compare, write the files into ``output`` (older ones are replaced) and return the figures.
+
+    Raises RunFolderError or ConfigError, before anything is written, for a path without runs or a
+    setting that no run has.
+    """
+    comparison = compare(group(find_runs(paths), by))
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        pictures = compare_figures.draw(comparison, output)
+        for name, text in {
+            "compare.html": compare_pages.html_page(comparison, pictures, output),
+            "compare.md": compare_pages.markdown_page(comparison, pictures),
+            "compare.csv": compare_pages.figures_csv(comparison),
+            "runs.csv": compare_pages.runs_csv(comparison),
+        }.items():
+            write_atomic(output / name, text.encode())
+    return comparison

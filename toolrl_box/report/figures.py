@@ -87,7 +87,7 @@ class Marks:
 
 def reward_and_eval(metrics: pd.DataFrame, marks: Marks, best: int | None, path: Path) -> None:
     """Sampled reward (and its 5-step mean) with the held-out evaluations."""
-    with _figure(path, (9.0, 3.8)) as figure:
+    with canvas(path, (9.0, 3.8)) as figure:
         axes = figure.subplots()
         reward = _curve(metrics, "reward")
         (line,) = axes.plot(reward.steps, reward.values, color=BLUE, label="reward, each step")
@@ -108,7 +108,7 @@ def reward_and_eval(metrics: pd.DataFrame, marks: Marks, best: int | None, path:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("success (share of episodes)")
         _steps_axis(axes, marks)
-        _legend(figure, axes, columns=3)
+        legend(figure, axes, columns=3)
 
 
 def control_tokens(probe: pd.DataFrame, marks: Marks, path: Path) -> None:
@@ -118,12 +118,12 @@ def control_tokens(probe: pd.DataFrame, marks: Marks, path: Path) -> None:
     tokens = [token for token in dict.fromkeys(probe["token"]) if token != RIGHT_TOKEN]
     columns = min(len(present), 4) or 1
     rows = -(-len(present) // columns) or 1
-    with _figure(path, (9.0, 0.9 + 2.3 * rows)) as figure:
+    with canvas(path, (9.0, 0.9 + 2.3 * rows)) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes in grid[len(present) :]:
             axes.set_visible(False)
         if not present:
-            _nothing(grid[0], "no probe readings")
+            nothing(grid[0], "no probe readings")
         for slot, axes in zip(present, grid, strict=False):
             here = probe[probe["slot"] == slot]
             others = dict(zip(tokens, _cycle(len(tokens)), strict=True))
@@ -141,14 +141,14 @@ def control_tokens(probe: pd.DataFrame, marks: Marks, path: Path) -> None:
             _steps_axis(axes, marks, label=slot in present[-columns:])
         if present:
             figure.supylabel("log-odds (nats); 0 = even chance", fontsize=9.5)
-            _legend(figure, grid[0], columns=4)
+            legend(figure, grid[0], columns=4)
 
 
 def states(metrics: pd.DataFrame, marks: Marks, path: Path) -> None:
     """Shares of the four structural states of all sampled messages, stacked."""
     rows = metrics[[f"state_{state}" for state in STATES]].notna().all(axis=1)
     steps = metrics.loc[rows, "step"].to_numpy()
-    with _figure(path, (9.0, 3.4)) as figure:
+    with canvas(path, (9.0, 3.4)) as figure:
         axes = figure.subplots()
         if len(steps):
             axes.stackplot(
@@ -160,9 +160,9 @@ def states(metrics: pd.DataFrame, marks: Marks, path: Path) -> None:
                 linewidth=0.4,
             )
             _onset(axes, marks, legend=True)
-            _legend(figure, axes, columns=5)
+            legend(figure, axes, columns=5)
         else:
-            _nothing(axes, "no messages were sampled")
+            nothing(axes, "no messages were sampled")
         axes.set_ylim(0, 1)
         axes.set_ylabel("share of messages")
         _steps_axis(axes, marks)
@@ -176,7 +176,7 @@ def signals(metrics: pd.DataFrame, marks: Marks, path: Path) -> None:
         ("entropy", "entropy of the sampled tokens", "nats per token", GREEN),
         ("grad_norm", "gradient norm", "L2 norm", PURPLE),
     )
-    with _figure(path, (9.0, 4.8)) as figure:
+    with canvas(path, (9.0, 4.8)) as figure:
         grid = figure.subplots(2, 2, sharex=True).ravel()
         for axes, (column, title, unit, colour) in zip(grid, panels, strict=True):
             curve = _curve(metrics, column)
@@ -186,11 +186,11 @@ def signals(metrics: pd.DataFrame, marks: Marks, path: Path) -> None:
                 axes.set_ylabel(unit)
                 axes.set_ylim(bottom=0)
             else:
-                _nothing(axes, "not recorded")
+                nothing(axes, "not recorded")
             _mark(axes, marks, legend=axes is grid[0])
             _steps_axis(axes, marks, label=axes in grid[2:])
         if grid[0].get_legend_handles_labels()[0]:
-            _legend(figure, grid[0], columns=3)
+            legend(figure, grid[0], columns=3)
 
 
 def log_odds(logprobs: np.ndarray) -> np.ndarray:
@@ -201,7 +201,7 @@ def log_odds(logprobs: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+def canvas(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     """A figure of its own, without pyplot's global state, saved at the end."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=inches, layout="constrained")
@@ -234,7 +234,7 @@ def _steps_axis(axes: Axes, marks: Marks, *, label: bool = True) -> None:
         axes.set_xlabel("step (updates)")
 
 
-def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+def legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9)
 
@@ -243,5 +243,5 @@ def _cycle(count: int) -> Sequence[tuple[str, str]]:
     return [TOKEN_STYLES[index % len(TOKEN_STYLES)] for index in range(count)]
 
 
-def _nothing(axes: Axes, text: str) -> None:
+def nothing(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=GREY)

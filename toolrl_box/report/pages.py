@@ -92,14 +92,13 @@ def html_page(
     """The page, with the PNGs in ``folder`` embedded."""
     figures = [
         {
-            "uri": "data:image/png;base64,"
-            + base64.b64encode((folder / file).read_bytes()).decode(),
+            "uri": data_uri(folder / file),
             "title": title,
             "caption": caption,
         }
         for file, title, caption in FIGURES
     ]
-    return _render(
+    return render(
         "page.html.j2",
         **_common(summary, scenes),
         figures=figures,
@@ -113,7 +112,7 @@ def markdown_page(summary: Mapping[str, Any], scenes: tuple[Scene, ...]) -> str:
     figures = [
         {"file": file, "title": title, "caption": caption} for file, title, caption in FIGURES
     ]
-    return _render("page.md.j2", **_common(summary, scenes), figures=figures)
+    return render("page.md.j2", **_common(summary, scenes), figures=figures)
 
 
 def escape_markdown(text: str) -> str:
@@ -129,7 +128,14 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _render(template: str, **values: Any) -> str:
+def data_uri(png: Path) -> str:
+    """The picture as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this folder: HTML escapes every value, Markdown what its filters are asked
+    to."""
     environment = Environment(
         loader=PackageLoader("toolrl_box.report", "."),
         autoescape=select_autoescape(["html.j2"]),
@@ -140,6 +146,7 @@ def _render(template: str, **values: Any) -> str:
     environment.filters |= {
         "md": escape_markdown,
         "fenced": fenced,
+        "readable": readable,
         "figure": _figure,
         "detail": _detail,
         "words": lambda name: str(name).replace("_", " "),
