@@ -19,6 +19,7 @@ def test_every_public_exception_descends_from_the_base_so_the_command_line_catch
         "ModelError",
         "RunFolderError",
         "CheckpointError",
+        "JudgeError",
         "MissingExtraError",
     }
     assert all(issubclass(vars(errors)[name], ToolRLError) for name in exceptions)

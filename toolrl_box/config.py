@@ -11,12 +11,13 @@ own dataclass fields and are checked when it is built, so a new scheme or world 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from toolrl_box.errors import ConfigError
 
@@ -124,6 +125,50 @@ class RolloutSettings(_Section):
         return self
 
 
+class JudgeSettings(_Section):
+    """An LLM behind an OpenAI-compatible endpoint. The key itself never stands in a config."""
+
+    base_url: str = Field(description="up to and with /v1")
+    model: str = Field(min_length=1)
+    api_key_env: str | None = Field(None, description="name of the variable that holds the key")
+    timeout: float = Field(60.0, gt=0, description="seconds for one whole answer")
+    max_retries: int = Field(2, ge=0, le=10)
+    max_tokens: int = Field(400, ge=1, description="of an answer")
+    prompt_price: float | None = Field(None, ge=0, description="per 1000 tokens")
+    completion_price: float | None = Field(None, ge=0, description="per 1000 tokens")
+
+    # Both messages leave the value out: it may hold a secret.
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/?#@]+[^\s?#@]*", value):
+            raise ValueError(
+                "reflection.judge.base_url must be like http://localhost:8000/v1, without "
+                "credentials or a query"
+            )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError(
+                "reflection.judge.api_key_env must be the name of an environment variable, not "
+                "the key itself"
+            )
+        return value
+
+
+class ReflectionSettings(_Section):
+    """Who writes what scheme `reflection` teaches: the offline analyst, or a judge."""
+
+    judge: JudgeSettings | None = None
+    on_failure: Literal["error", "analyst", "skip"] = Field(
+        "error", description="a judge that fails: end the run, let the analyst write, leave out"
+    )
+
+
 class ProbeSettings(_Section):
     every: int = Field(1, ge=1)
     episodes: int = Field(12, ge=1)
@@ -202,6 +247,7 @@ class RunConfig(_Section):
     rollout: RolloutSettings = RolloutSettings()
     grpo: GRPOSettings = GRPOSettings()
     sft: SFTSettings = SFTSettings()
+    reflection: ReflectionSettings = ReflectionSettings()
     probe: ProbeSettings = ProbeSettings()
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -290,11 +336,14 @@ def _explain(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in error["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            annotation = section.model_fields[part].annotation
+            section = next(iter(get_args(annotation)), annotation)  # an optional section: itself
         known = list(section.model_fields)
         close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ";"
         return f"unknown key '{where}'{hint} one of: {', '.join(sorted(known))}"
+    if error["type"] == "missing":  # its input is all that stands beside it
+        return f"{where} is required"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     return f"{where} = {error['input']!r}: {error['msg'].lower()}"

@@ -6,6 +6,7 @@
     ├── ModelError         a model or tokenizer that does not fit
     ├── RunFolderError     a run folder that is taken, missing, locked or not ours
     │   └── CheckpointError    a checkpoint that is incomplete or damaged
+    ├── JudgeError         an LLM judge that is down, refuses or answers nonsense
     └── MissingExtraError  an optional package that is not installed
 
 A message names the value, the rule and the choices. Bugs are not in this tree: they are asserts.
@@ -41,6 +42,10 @@ class RunFolderError(ToolRLError):
 
 
 class CheckpointError(RunFolderError):
+    pass
+
+
+class JudgeError(ToolRLError):
     pass
 
 
