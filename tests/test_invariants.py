@@ -111,6 +111,23 @@ def test_sft_then_rl_without_supervision_is_rl(run: Callable[..., Trajectory]) -
     assert_same(rl, run(build_scheme("sft_then_rl", {"updates": 0})))
 
 
+def test_erroneous_without_supervision_is_rl(run: Callable[..., Trajectory]) -> None:
+    rl, mixed = run(build_scheme("rl", {})), run(build_scheme("erroneous", {"epochs": 0}))
+    assert (rl.phases, mixed.phases) == (1, 3)
+    assert_same(rl, mixed)
+
+
+def test_reflection_without_texts_is_erroneous(run: Callable[..., Trajectory]) -> None:
+    mixed = run(build_scheme("erroneous", {"updates": 1}))
+    assert mixed.phases == 5
+    assert_same(mixed, run(build_scheme("reflection", {"updates": 1, "texts": 0})))
+    assert mixed.weights != run(build_scheme("rl", {})).weights
+
+
+def test_rl_cut_in_phases_is_rl(run: Callable[..., Trajectory]) -> None:
+    assert_same(run(build_scheme("rl", {})), run(build_scheme("rl", {"lengths": [1, 1]})))
+
+
 @pytest.mark.parametrize("lengths", [(1, 1, 1, 1), (3, 1)])
 def test_phases_of_any_length_are_one_phase(
     run: Callable[..., Trajectory], lengths: tuple[int, ...]

@@ -12,7 +12,7 @@ import platform
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,20 +23,30 @@ from toolrl_box import __version__, checkpoints
 from toolrl_box.config import RunConfig, parse, read_yaml
 from toolrl_box.detectors import DETECTORS
 from toolrl_box.envs import build_world
-from toolrl_box.errors import CheckpointError, ConfigError, DataError, RunFolderError, lookup
+from toolrl_box.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    JudgeError,
+    RunFolderError,
+    lookup,
+)
 from toolrl_box.evaluate import Evaluator
 from toolrl_box.formats import ALL_FORMATS
+from toolrl_box.judge import Judge
 from toolrl_box.models import load_model
 from toolrl_box.phases import Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.probe.bank import Bank, build_bank
 from toolrl_box.probe.probe import Probe
 from toolrl_box.recorder import Line, Recorder
+from toolrl_box.reflector import Reflector
 from toolrl_box.rollout import replay_gold
 from toolrl_box.runlog import START, RunLog
 from toolrl_box.samples import Encode
 from toolrl_box.schemes import build_scheme
 from toolrl_box.seeds import derive
+from toolrl_box.supervision import Analyst
 from toolrl_box.train import Progress, drive
 from toolrl_box.types import Task, ToolFormat, World
 
@@ -60,9 +70,10 @@ def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:
     """A new run in a new or empty folder."""
     RunLog.check_free(run_dir)
     lab = _Lab(config)  # everything that can be refused is refused before the folder is made
+    lab.check_judge(watch)
     with RunLog.create(run_dir, lab.resolved(), environment(config)) as log:
         watch.begin(config)
-        return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
+        return drive(lab.scheme, lab.context(log), lab.backend, lab.recorder(log, watch))
 
 
 def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
@@ -77,7 +88,7 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
             watch.note("no checkpoint yet: starting from step 0")
             log.rewind(START)
             checkpoints.sweep(run_dir, step=-1)
-            return drive(lab.scheme, lab.ctx, lab.backend, lab.recorder(log, watch))
+            return drive(lab.scheme, lab.context(log), lab.backend, lab.recorder(log, watch))
         path, state, complaints = checkpoints.latest(run_dir)
         for complaint in complaints:
             watch.note(f"passed over: {complaint}")
@@ -97,7 +108,7 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
         lab.backend.load(path)
         recorder.restore(state)
         watch.note(f"resumed from step {progress.step}")
-        return drive(lab.scheme, lab.ctx, lab.backend, recorder, progress, outcomes)
+        return drive(lab.scheme, lab.context(log), lab.backend, recorder, progress, outcomes)
 
 
 def finished(run_dir: Path) -> bool:
@@ -142,7 +153,11 @@ class _Lab:
         )
         self.bank = gold_bank(config, self.fmt, self.world, self.policy.encode)
         stream = TaskStream(config, self.world)
-        self.ctx = Context(config.steps, {task.id: task for task in stream.tasks})
+        tasks = {task.id: task for task in stream.tasks}
+        self.ctx = Context(config.steps, tasks, self._other_tasks)
+        next(self._scheme.phases(self.ctx), None)  # a scheme refuses what it cannot do at once
+        judge = config.reflection.judge
+        self.judge = None if judge is None else Judge(judge)
         self.backend = TRLBackend(
             loaded.model,
             loaded.tokenizer,
@@ -168,6 +183,34 @@ class _Lab:
         values["env"]["train_categories"] = list(trained)
         values["env"]["eval_categories"] = list(self.eval_categories)
         return values
+
+    def _other_tasks(self) -> tuple[Task, ...]:
+        """As many tasks as are trained on, of another domain: other tools, other words."""
+        env = self.config.env
+        if "other" not in self.world.splits:
+            raise ConfigError(
+                f"world '{env.name}' has no tasks of another domain (split 'other'): choose "
+                "scheme.data = in_domain"
+            )
+        return tuple(self.world.tasks("other", env.train_tasks, env.seed, env.train_categories))
+
+    def check_judge(self, watch: Watch) -> None:
+        """Ask a configured judge one word. Raises JudgeError when it fails and the run would."""
+        if self.judge is None:
+            return
+        try:
+            self.judge.check()
+        except JudgeError as error:
+            if self.config.reflection.on_failure == "error":
+                raise
+            watch.note(str(error))
+
+    def context(self, log: RunLog) -> Context:
+        """What the scheme may know, reflections on the rollouts of this run folder included."""
+        analyst = Analyst(self.fmt, self.world, list(self.ctx.tasks.values()))
+        on_failure = self.config.reflection.on_failure
+        reflect = Reflector(log, self.ctx.tasks, self.fmt, analyst, self.judge, on_failure)
+        return replace(self.ctx, reflect=reflect)
 
     def recorder(self, log: RunLog, watch: Watch) -> Recorder:
         """Made while the model is the base: the probe remembers it."""

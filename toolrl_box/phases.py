@@ -7,10 +7,12 @@ gives the same phases again: that is how a run is resumed and how it is explaine
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from toolrl_box.errors import ConfigError
 from toolrl_box.types import Alarm, Task
 
 Rule = Literal["all_failed", "any_failed"]
@@ -83,11 +85,33 @@ Phases = Generator[Phase, Outcome, None]
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutKey:
+    """Names one rollout as the run log does: ``member`` of ``group`` of a global ``step``."""
+
+    step: int
+    group: int
+    member: int
+    task_id: str
+
+
+def _no_other_domain() -> tuple[Task, ...]:
+    raise ConfigError("this world has no tasks of another domain")
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
-    """What a scheme may know: the RL budget and the training tasks by id."""
+    """What a scheme may know: the RL budget and the training tasks by id.
+
+    ``other_tasks()``: as many tasks of another domain (ConfigError in a world without one).
+    ``reflect(keys, texts)``: at most ``texts`` dialogues about each of these failed rollouts, as
+    tasks whose gold is the reflection. The same keys give the same texts, also when a run is
+    resumed, so that a scheme stays a function of its outcomes.
+    """
 
     steps: int
     tasks: Mapping[str, Task]
+    other_tasks: Callable[[], tuple[Task, ...]] = _no_other_domain
+    reflect: Callable[[Sequence[RolloutKey], int], tuple[Task, ...]] = lambda keys, texts: ()
 
 
 class Scheme(Protocol):
@@ -110,14 +134,43 @@ class WarmedUp:
         yield from self.scheme.phases(ctx)
 
 
-def unsolved(outcome: Outcome, tasks: Mapping[str, Task], rule: Rule) -> tuple[Task, ...]:
+def unsolved(
+    outcome: Outcome, tasks: Mapping[str, Task], rule: Rule, window: int | None = None
+) -> tuple[Task, ...]:
     """Tasks of the outcome that need supervision, each once, in order of appearance.
 
     ``all_failed``: every rollout of the group failed (the paper's text); ``any_failed``: at least
-    one did (the published code). A rollout fails when its reward is below 1.
+    one did (the published code). A rollout fails when its reward is below 1. With ``window`` only
+    the outcome's last so many steps count.
     """
-    failed = all if rule == "all_failed" else any
-    ids = dict.fromkeys(
-        g.task_id for g in outcome.groups if failed(reward < 1.0 for reward in g.rewards_G)
-    )
+    ids = dict.fromkeys(group.task_id for _, group in _failed_groups(outcome, rule, window))
     return tuple(tasks[task_id] for task_id in ids)
+
+
+def failures(
+    outcome: Outcome, rule: Rule, window: int | None, limit: int
+) -> tuple[RolloutKey, ...]:
+    """One failed rollout of each unsolved task, its latest; the ``limit`` latest of them, in
+    order."""
+    latest: dict[str, RolloutKey] = {}
+    for place, group in reversed(_failed_groups(outcome, rule, window)):
+        member = next(i for i, reward in enumerate(group.rewards_G) if reward < 1.0)
+        key = RolloutKey(group.step, place, member, group.task_id)
+        latest.setdefault(group.task_id, key)
+    return tuple(reversed(list(latest.values())[:limit]))
+
+
+def _failed_groups(
+    outcome: Outcome, rule: Rule, window: int | None
+) -> list[tuple[int, GroupResult]]:
+    """Each group that its rule calls failed, with its place within its step."""
+    failed = all if rule == "all_failed" else any
+    last = max((group.step for group in outcome.groups), default=0)
+    places: Counter[int] = Counter()
+    found = []
+    for group in outcome.groups:
+        recent = window is None or group.step > last - window
+        if recent and failed(reward < 1.0 for reward in group.rewards_G):
+            found.append((places[group.step], group))
+        places[group.step] += 1
+    return found

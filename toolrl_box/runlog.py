@@ -13,10 +13,11 @@ and end with the same bytes. Input: plain values from the training loop. Output:
       probe.parquet          one row per step, slot and token
       probe_contexts/step_NNNNNN.parquet
       rollouts/step_NNNNNN.parquet
-      checkpoints/, report/, evaluation.json  written by others
+      reflections/step_NNNNNN.parquet  what an SFT phase that began with this step was taught
+      checkpoints/, report/, evaluation.json, judge.jsonl  written by others
 
 Step 0 is the state before training; from 1 on, ``step`` counts every update step, RL and SFT.
-All but ``sessions.jsonl`` and the ``seconds_*`` columns is reproducible.
+All but ``sessions.jsonl``, ``judge.jsonl`` and the ``seconds_*`` columns is reproducible.
 
 The contract of resuming: :meth:`RunLog.commit` makes everything logged so far durable and returns
 a cursor; whoever writes a checkpoint stores the cursor in it (so log the checkpoint's own event
@@ -55,7 +56,7 @@ from toolrl_box.durable import (
 from toolrl_box.errors import RunFolderError, unknown
 from toolrl_box.types import STATES
 
-EVENTS = ("phase_start", "phase_end", "alarm", "checkpoint", "best", "finish")
+EVENTS = ("phase_start", "phase_end", "alarm", "checkpoint", "best", "finish", "reflections")
 
 _INT, _FLOAT, _TEXT = pa.int64(), pa.float64(), pa.string()
 # Column -> type. Floats are NaN where a step has no such figure (an SFT step has no reward).
@@ -91,11 +92,16 @@ ROLLOUTS = pa.schema(
     | {"token_ids": pa.list_(pa.int32())}
     | {"loss_mask": pa.list_(pa.bool_()), "logprobs": pa.list_(pa.float32())}
 )
+REFLECTIONS = pa.schema(
+    {"step": _INT, "rollout_step": _INT, "group": _INT, "member": _INT, "task_id": _TEXT}
+    | {"author": _TEXT, "dialogues": _TEXT, "error": _TEXT}
+    | {"prompt_tokens": _INT, "completion_tokens": _INT, "cost": _FLOAT}
+)
 # Columns that callers see as values and the file holds as JSON text.
 JSON_COLUMNS = ("reward_parts", "messages")
 EVALUATION = "evaluation.json"
 STUDY = "study.json"  # in a folder of runs: every cell, also those that have no folder
-STEP_FOLDERS = ("rollouts", "probe_contexts")
+STEP_FOLDERS = ("rollouts", "probe_contexts", "reflections")
 # What a process killed before it wrote config.yaml leaves behind: as good as empty.
 UNBORN = ("lock", ".environment.json.tmp", "environment.json", ".config.yaml.tmp")
 
@@ -165,6 +171,14 @@ class RunView:
         with reading(path):
             value: list[dict[str, Any]] = json.loads(path.read_bytes())
         return value
+
+    def reflections(self) -> list[dict[str, Any]]:
+        """Rows :data:`REFLECTIONS` of the whole run in order, ``dialogues`` as values: each a
+        question and an answer, with the rollout that they are about."""
+        rows: list[dict[str, Any]] = []
+        for _, path in _step_files(self.path / "reflections"):
+            rows += _read_parquet(path).to_pylist()
+        return [{**row, "dialogues": json.loads(row["dialogues"])} for row in rows]
 
     def rollout_steps(self) -> list[int]:
         return [step for step, _ in _step_files(self.path / "rollouts")]
@@ -250,10 +264,16 @@ class RunLog:
         self._journal.close()
         self._lock.close()
 
+    @property
+    def last_step(self) -> int:
+        """The last step whose figures were logged."""
+        return self._last_step
+
     def event(self, name: str, **fields: Any) -> None:
         """Append one line to the journal: ``phase_start`` (index, kind, step, detail),
         ``phase_end`` (index, outcome), ``alarm`` (the Alarm's fields), ``checkpoint`` (step,
-        reason), ``best`` (step, score) or ``finish``."""
+        reason), ``best`` (step, score), ``reflections`` (step, counts, tokens, cost) or
+        ``finish``."""
         assert self._ready, "rewind() to a cursor before logging"
         if name not in EVENTS:
             raise unknown("journal event", name, EVENTS)
@@ -288,6 +308,12 @@ class RunLog:
             {**row, **{name: json.dumps(row[name]) for name in JSON_COLUMNS}} for row in rows
         ]
         self._step_table("rollouts", step, pa.Table.from_pylist(encoded, schema=ROLLOUTS))
+
+    def reflections(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep what the SFT phase that begins with ``step`` is taught about rollouts (columns
+        :data:`REFLECTIONS`, dialogues as values)."""
+        encoded = [{**row, "dialogues": json.dumps(row["dialogues"])} for row in rows]
+        self._step_table("reflections", step, pa.Table.from_pylist(encoded, schema=REFLECTIONS))
 
     def commit(self) -> Cursor:
         """Make everything durable; returns the cursor for :meth:`rewind`."""

@@ -127,6 +127,33 @@ def test_sft_then_rl_does_what_it_says() -> None:
     assert (names(sft), sft.steps) == (list(TASKS), 20)
     assert rl == RL(60)
     assert run(SFTThenRL(updates=0), 60) == [RL(60)]
+    (sft, _) = run(SFTThenRL(updates=0, epochs=3, sft_lr=1e-4), 60)
+    assert sft == SFT(tuple(TASKS.values()), epochs=3, lr=1e-4)
+
+
+def test_sft_then_rl_can_learn_from_another_domain() -> None:
+    other = (echo_task(["x"]), echo_task(["y"]))
+    scheme = build_scheme("sft_then_rl", {"data": "other_domain", "updates": 5})
+    generator = scheme.phases(Context(60, TASKS, other_tasks=lambda: other))
+    assert next(generator) == SFT(other, steps=5)
+    assert generator.send(Outcome(5)) == RL(60)
+
+
+def test_a_world_without_another_domain_is_refused_in_one_line() -> None:
+    scheme = build_scheme("sft_then_rl", {"data": "other_domain"})
+    with pytest.raises(ConfigError, match="no tasks of another domain"):
+        next(scheme.phases(Context(60, TASKS)))
+
+
+def test_rl_may_change_its_learning_rate_on_the_way() -> None:
+    phases = run(build_scheme("rl", {"lengths": [2, 1], "rl_lr": [1e-3, 1e-4]}), 60)
+    assert phases == [RL(40, lr=1e-3), RL(20, lr=1e-4)]
+
+
+def test_interleaved_and_sft_may_have_rates_of_their_own() -> None:
+    rl, sft = run(Interleaved(every=5, rl_lr=1e-4, sft_lr=1e-5), 5)
+    assert (rl.lr, sft.lr) == (1e-4, 1e-5)
+    assert {phase.lr for phase in run(SFTOnly(updates=9, sft_lr=1e-5), 5)} == {1e-5}
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -155,13 +182,23 @@ def test_knobs_are_the_fields_of_the_scheme() -> None:
             {"evry": 3},
             r"unknown key 'scheme.evry' for scheme 'interleaved'; did you mean 'every'\? one of: ",
         ),
-        ("rl", {"every": 3}, r"unknown key 'scheme.every' for scheme 'rl'; one of: \(none\)"),
+        ("rl", {"every": 3}, "unknown key 'scheme.every' for scheme 'rl'; one of: lengths, rl_lr"),
         ("interleaved", {"every": "often"}, "scheme.every = 'often': input should be a valid int"),
         ("interleaved", {"every": 0}, "every = 0 must be >= 1"),
         ("interleaved", {"rule": "some_failed"}, "scheme.rule = 'some_failed'"),
         ("interleaved", {"updates": -1}, "updates = -1"),
         ("sft", {"every": 0}, "every = 0"),
         ("sft_then_rl", {"updates": -1}, "updates = -1 must be >= 0"),
+        ("sft_then_rl", {"data": "other"}, "scheme.data = 'other'"),
+        ("sft_then_rl", {"sft_lr": 0}, "sft_lr = 0.0 must be a finite number above 0"),
+        ("erroneous", {"rule": "some"}, "scheme.rule = 'some'"),
+        ("erroneous", {"lengths": []}, r"lengths = \[\] not empty"),
+        ("erroneous", {"lengths": [5, 0]}, r"lengths = \[5, 0\]: each must be >= 1"),
+        ("erroneous", {"window": 0}, "window = 0 must be >= 1"),
+        ("erroneous", {"rl_lr": [1e-3, 1e-4]}, "rl_lr has 2 values for 3 phases"),
+        ("reflection", {"texts": 3}, "texts = 3 must be 0, 1 or 2"),
+        ("reflection", {"trajectories": -1}, "trajectories = -1 >= 0"),
+        ("interleaved", {"rl_lr": -1}, "rl_lr = -1.0 must be a finite number above 0"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(

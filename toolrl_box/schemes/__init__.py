@@ -10,7 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from toolrl_box.errors import ConfigError, did_you_mean, lookup
 from toolrl_box.phases import Scheme
+from toolrl_box.schemes.erroneous import Erroneous
 from toolrl_box.schemes.interleaved import Interleaved
+from toolrl_box.schemes.reflection import Reflection
 from toolrl_box.schemes.rl import RLOnly
 from toolrl_box.schemes.sft import SFTOnly
 from toolrl_box.schemes.sft_then_rl import SFTThenRL
@@ -20,6 +22,8 @@ SCHEMES: Mapping[str, type[Any]] = {
     "sft": SFTOnly,
     "sft_then_rl": SFTThenRL,
     "interleaved": Interleaved,
+    "erroneous": Erroneous,
+    "reflection": Reflection,
 }
 
 

@@ -9,26 +9,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolrl_box.errors import ConfigError
-from toolrl_box.phases import SFT, Context, Phases
+from toolrl_box.phases import Context, Phases
+from toolrl_box.schedule import Lesson
 
 
 @dataclass(frozen=True, slots=True)
 class SFTOnly:
     """``updates`` supervised updates (0: as many as the run's ``steps``), a phase of ``every`` at
-    a time, so that the schedule can be matched to an interleaved run's."""
+    a time and at ``sft_lr``, so that the schedule can be matched to an interleaved run's."""
 
     updates: int = 0
     every: int = 5
+    sft_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.updates < 0 or self.every < 1:
             raise ConfigError(
                 f"scheme sft: updates = {self.updates} must be >= 0, every = {self.every} >= 1"
             )
+        Lesson(sft_lr=self.sft_lr)
 
     def phases(self, ctx: Context) -> Phases:
         tasks = tuple(ctx.tasks.values())
         left = self.updates or ctx.steps
         while left > 0:
-            outcome = yield SFT(tasks, steps=min(self.every, left))
+            sft = Lesson(updates=min(self.every, left), sft_lr=self.sft_lr).on(tasks)
+            assert sft is not None, "a run has at least one training task"
+            outcome = yield sft
             left -= outcome.steps
