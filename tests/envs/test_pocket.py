@@ -279,23 +279,27 @@ def words(task: Task) -> set[str]:
     return set(re.findall(r"[a-z]+", repr(plain) + json.dumps(task.target)))
 
 
-def test_no_tool_and_no_composite_of_the_ood_split_occurs_in_any_other() -> None:
-    ood = set(COMPOSITES["ood"])
+@pytest.mark.parametrize("foreign", ["ood", "other"])
+def test_no_tool_and_no_composite_of_a_foreign_split_occurs_in_any_other(foreign: str) -> None:
+    own = set(COMPOSITES[foreign])
     names = {
-        name for task in make_tasks("ood", 100, 0, CATEGORIES) for name in task.target["tools"]
+        name for task in make_tasks(foreign, 100, 0, CATEGORIES) for name in task.target["tools"]
     }
-    assert names <= set(plugin_names("ood"))
-    assert not ood & set(COMPOSITES["train"])
-    for split in SPLITS[:-1]:
+    assert names <= set(plugin_names(foreign))
+    assert not own & set(COMPOSITES["train"])
+    for split in SPLITS:
+        if split == foreign:
+            continue
         for task in make_tasks(split, 300, 0, CATEGORIES):
-            assert not ood & words(task), task.id
+            assert not own & words(task), task.id
             assert not names & task.target["tools"].keys()
 
 
-def test_ood_dialogues_speak_only_words_that_no_other_split_knows() -> None:
-    for task in make_tasks("ood", 100, 0, CATEGORIES):
+@pytest.mark.parametrize("foreign", ["ood", "other"])
+def test_foreign_dialogues_speak_only_words_that_no_other_split_knows(foreign: str) -> None:
+    for task in make_tasks(foreign, 100, 0, CATEGORIES):
         values = {v for m in task.gold for c in m.tool_calls for v in c.arguments.values()}
-        assert values <= set(COMPOSITES["ood"])
+        assert values <= set(COMPOSITES[foreign])
 
 
 def content(task: Task) -> str:

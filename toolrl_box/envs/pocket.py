@@ -39,6 +39,7 @@ from toolrl_box.envs.pocket_words import (
     Intent,
     Split,
     ToolRow,
+    side_of,
     tool_rows,
 )
 from toolrl_box.errors import unknown
@@ -46,7 +47,7 @@ from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 TRAIN_CATEGORIES = ("base", "miss_func", "miss_param")
-SPLITS: tuple[Split, ...] = ("pretrain", "train", "heldout", "bank", "ood")
+SPLITS: tuple[Split, ...] = ("pretrain", "train", "heldout", "bank", "ood", "other")
 SYSTEM = "You are a helpful assistant."
 MAX_MESSAGES_PER_TURN = 4
 
@@ -225,7 +226,8 @@ def make_tasks(
     arguments give the same tasks.
 
     Splits differ in their random streams; ``ood`` also in its words and tools, none of which
-    occurs in any other split (content-OOD). ``bank`` is for the probe, ``pretrain`` for the base.
+    occurs in any other split (content-OOD). So does ``other``: gold from another domain, for
+    supervision. ``bank`` is for the probe, ``pretrain`` for the base.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
@@ -285,7 +287,7 @@ class _Plan:
 def _plan_turns(rng: random.Random, split: Split, category: str, turns: int) -> Iterator[_Plan]:
     special = rng.randrange(turns)  # the turn in which miss_func / miss_param happens
     earlier: list[str] = []
-    pool = INTENTS["ood" if split == "ood" else "train"]
+    pool = INTENTS[side_of(split)]
     for index in range(turns):
         missing = index == special and category == "miss_param"
         withhold = index == special and category == "miss_func"
@@ -340,8 +342,9 @@ def _draw(rng: random.Random, split: Split, intent: Intent) -> _Plan:
 def _word(rng: random.Random, split: Split, kind: str) -> Any:
     if kind == "count":
         return rng.randint(2, 9)
-    if split == "ood" or rng.random() < 0.2:
-        return rng.choice(COMPOSITES["ood" if split == "ood" else "train"])
+    side = side_of(split)
+    if side != "train" or rng.random() < 0.2:
+        return rng.choice(COMPOSITES[side])
     return rng.choice(KINDS[kind])
 
 

@@ -34,16 +34,23 @@ SYLLABLES = (
     "vu", "wa", "xi", "yo", "ze", "che", "dra", "fle", "gru", "kli", "plo", "sto",
 )  # fmt: skip
 
-# A composite belongs to one side for good: a third of the pairs is never used outside "ood".
+# A composite belongs to one side for good: a third of the pairs is never used outside "ood" and a
+# sixth never outside "other" (supervision from another domain).
+SIDES: Mapping[str, tuple[int, ...]] = {"train": (2, 4, 5), "ood": (0, 3), "other": (1,)}
 COMPOSITES: Mapping[str, tuple[str, ...]] = {
     side: tuple(
         a + b
         for i, a in enumerate(SYLLABLES)
         for j, b in enumerate(SYLLABLES)
-        if i != j and ((i + j) % 3 == 0) == (side == "ood")
+        if i != j and (i + j) % 6 in residues
     )
-    for side in ("train", "ood")
+    for side, residues in SIDES.items()
 }
+
+
+def side_of(split: Split) -> str:
+    """Which side's words and plugins a split draws."""
+    return split if split in SIDES else "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +84,22 @@ TOOLS = (
 PLUGIN_KINDS = ("file", "folder", "person", "city", "day", "item", "room", "color")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=len(SIDES))
 def plugin_names(side: str) -> tuple[str, ...]:
-    """Names such as ``kalo_tool``; the two sides share none."""
+    """Names such as ``kalo_tool``; the sides share none."""
     return tuple(f"{composite}_tool" for composite in COMPOSITES[side])
 
 
 def tool_rows(rng: random.Random, split: Split, *, plugins_only: bool = False) -> list[ToolRow]:
     """The tools that an episode of this split may list: in-domain tools and a few plugins;
-    only (OOD) plugins for split ``ood``."""
-    side = "ood" if split == "ood" else "train"
+    only plugins for splits ``ood`` and ``other``."""
+    side = side_of(split)
     plugins = []
-    for name in rng.sample(plugin_names(side), 10 if side == "ood" else 2):
+    for name in rng.sample(plugin_names(side), 2 if side == "train" else 10):
         # The name fixes the signature, so that two draws of one plugin can never disagree.
         first, second = random.Random(name).sample(PLUGIN_KINDS, 2)
         plugins.append(ToolRow(name, (first, second), "add", name))
-    return plugins if plugins_only or side == "ood" else [*TOOLS, *plugins]
+    return plugins if plugins_only or side != "train" else [*TOOLS, *plugins]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +231,7 @@ INTENTS: Mapping[str, tuple[Intent, ...]] = {
         PLUGIN,
     ),
     "ood": (PLUGIN,),
+    "other": (PLUGIN,),
 }
 REPLIES: Mapping[str, tuple[str, ...]] = {
     "done": ("Done.", "That is done.", "All set now."),

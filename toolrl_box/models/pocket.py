@@ -64,15 +64,15 @@ class Recipe:
     seed: int = 0
     hidden_size: int = 128
     layers: int = 3
-    heads: int = 4
+    heads: int = 2
     head_dim: int = 64
     intermediate_size: int = 256
-    hints: float = 0.15
+    hints: float = 0.3
     formats: tuple[tuple[str, float], ...] = (("hermes", 0.4), ("pythonic", 0.3), ("xml", 0.3))
     stages: tuple[Stage, ...] = (
         Stage(480, 64, 3e-3, 2.2e-3, warmup=50, turns=(1,), tools=3, drill_every=3),
-        Stage(900, 16, 2.2e-3, 3e-4, turns=(1, 2, 2, 2), drill_every=10),
-        Stage(400, 16, 1.5e-3, 1e-4, warmup=10),
+        Stage(600, 16, 2.2e-3, 3e-4, turns=(1, 2, 2, 2), drill_every=10),
+        Stage(300, 16, 1.5e-3, 1e-4, warmup=10),
     )
 
     def with_noise(self) -> tuple[Stage, ...]:
@@ -205,9 +205,9 @@ def batches(
             turns=rng.choice(stage.turns),
             tools=stage.tools,
         )
-        if rng.random() < recipe.hints:
-            task = with_hint(task)
         fmt = FORMATS[rng.choices(names, weights)[0]]
+        if rng.random() < recipe.hints:  # a hinted episode is never broken: hints help
+            return episode(with_hint(task), fmt, encode, 0.0, rng)
         return episode(task, fmt, encode, stage.noise, rng)
 
     pool: list[list[Sequence_]] = []

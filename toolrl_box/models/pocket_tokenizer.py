@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Tokenizer
 
-from toolrl_box.envs import pocket, pocket_words
+from toolrl_box.envs import pocket, pocket_words, search_words
 from toolrl_box.formats import FORMATS, INSTRUCTIONS, TOOLS_HEADER
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -43,10 +43,10 @@ CHUNKS = (
     '{"name": "', '", "arguments": {"', '": "', '": ', '", "', "}}",
     "[", "(", '="', "=", ", ", ")]", ">\n",
     # results and frame
-    '{"ok": true}', '{"', '", "log": ["', '"]}', '{"error": "', '{"code": "',
+    '{"ok": true}', '{"', '", "log": ["', '"]}', '{"code": "', '{"error": "no such ',
+    '{"error": "bad arguments"}', '{"error": "bad call"}', '{"error": "unknown tool"}',
     "system\n", "user\n", "assistant\n",
 )  # fmt: skip
-ERRORS = ("bad arguments", "bad call", "unknown tool", "no such ")
 
 
 def _boilerplate() -> Iterator[str]:
@@ -68,16 +68,19 @@ def _texts() -> Iterator[str]:
     for replies in pocket_words.REPLIES.values():
         for reply in replies:
             yield from re.split(r"\{.*?\}", reply)
-    yield from ("Which ", "?", "here is another tool.", pocket.SYSTEM, "\nHint: ", *ERRORS)
+    yield from ("Which ", "?", "here is another tool.", pocket.SYSTEM, "\nHint:\n", "reply ")
+    for text in search_words.TEXTS:
+        yield from re.split(r"\{.*?\}", text)
 
 
 def _words(text: str) -> Iterator[str]:
-    """Words with the space before them; the last one with the space after it, too, so that the
-    value that follows is the same token as in a JSON string (copying needs that)."""
+    """Words with the space before them, and without; the last one with the space after it, too,
+    so that the value that follows is the same token as in a JSON string (copying needs that)."""
     pieces = re.findall(r" ?\w+|[^\w\s]|\n", text)
     if text.endswith(" ") and pieces:
         pieces[-1] += " "
-    yield from (piece for piece in pieces if len(piece) > 1)
+    for piece in pieces:
+        yield from (piece, piece.strip())
     if text == " ":
         yield text
 
@@ -97,9 +100,15 @@ def pieces() -> list[str]:
         "code",
         "_tool",
         *pocket_words.SYLLABLES,
+        *search_words.RELATIONS,
+        *(name for names in search_words.TAG_NAMES.values() for name in names),
+        *(piece for brackets in search_words.BRACKETS for piece in brackets),
         *(word for text in _texts() for word in _words(text)),
     ]
-    return [piece for piece in dict.fromkeys(found) if len(piece) > 1]
+    # " of" would tear " office": no word with its space may begin a value with its space.
+    spaced = [f" {word}" for word in (*values, *tools)]
+    torn = {text[:end] for text in spaced for end in range(2, len(text))}
+    return [piece for piece in dict.fromkeys(found) if len(piece) > 1 and piece not in torn]
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
