@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -225,8 +226,8 @@ PATIENT = """
 import signal, sys, time
 def stop(number, frame):
     print("saved", number, flush=True)
-    sys.exit(130)
-signal.signal(signal.SIGINT, stop)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -235,8 +236,8 @@ time.sleep(60)
 def test_a_process_is_interrupted_once_and_waited_for(tmp_path: Path) -> None:
     log = tmp_path / "log"
     ready: Callable[[], bool] = lambda: log.exists() and "ready" in log.read_text()  # noqa: E731
-    assert launchers.local([sys.executable, "-c", PATIENT], log, ready) == 130
-    assert log.read_text() == f"ready\nsaved {signal.SIGINT.value}\n"
+    assert launchers.local([sys.executable, "-c", PATIENT], log, ready) == 143
+    assert log.read_text() == f"ready\nsaved {signal.SIGTERM.value}\n"
 
 
 def experiment(tmp_path: Path, tiny_base: Path) -> Path:
@@ -305,7 +306,10 @@ def test_the_same_study_runs_on_a_real_local_ray_cluster(
         log = tmp_path / "log"
         ready: Callable[[], bool] = lambda: log.exists() and "ready" in log.read_text()  # noqa: E731
         launch = launchers.ray_launcher()
-        assert launch([sys.executable, "-c", PATIENT], log, ready) in (130, -signal.SIGINT)
+        assert launch([sys.executable, "-c", PATIENT], log, ready) in (143, -signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while "saved" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert "saved" in log.read_text()
     finally:
         ray.shutdown()

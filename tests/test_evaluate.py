@@ -62,7 +62,7 @@ def test_the_evaluation_while_training_has_both_temperatures_by_category() -> No
 
 def test_another_format_than_the_trained_one_is_taken() -> None:
     for trained in FORMATS:
-        formats = {w.name: w.format for w in ood.worlds(RunConfig(format=trained))}
+        formats = {w.name: w.format for w in ood.places(RunConfig(format=trained))}
         assert formats["in_distribution"] == formats["content_ood"] == trained
         assert formats["format_ood"] == formats["both_ood"] != trained
 

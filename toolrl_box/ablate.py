@@ -36,16 +36,16 @@ import yaml
 
 from toolrl_box.config import RunConfig, parse, put, read_yaml
 from toolrl_box.durable import write_atomic, writing
-from toolrl_box.envs import ENVS
+from toolrl_box.envs import build_world
 from toolrl_box.errors import ConfigError, RunFolderError, lookup, unknown
-from toolrl_box.formats import FORMATS
+from toolrl_box.formats import ALL_FORMATS
 from toolrl_box.launchers import Asked, Launch
 from toolrl_box.runlog import STUDY, RunLog
 from toolrl_box.schemes import build_scheme
 
 CellState = Literal["finished", "started", "absent"]
 KEYS = ("seeds", "base", "arms", "grid")
-STOPPED = -2  # by us: SIGINT
+STOPPED = -15  # by us: SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ def _check(values: Mapping[str, Any], where: str) -> None:
     try:
         config: RunConfig = parse(values)
         build_scheme(config.scheme.name, config.scheme.knobs)
-        lookup("format", config.format, FORMATS)
-        lookup("environment", config.env.name, ENVS)
+        build_world(config.env.name, config.env.knobs)
+        lookup("format", config.format, ALL_FORMATS)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -26,6 +26,8 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("bfcl-eval", "mpmath"),
         "pip install 'toolrl-box[bfcl]' && pip install --no-deps bfcl-eval==2026.3.23",
     ),
+    "reasoning": (("reasoning-gym",), "pip install 'toolrl-box[reasoning]'"),
+    "ray": (("ray",), "pip install 'toolrl-box[ray]'"),
     "tracking": (("trackio",), "pip install 'toolrl-box[tracking]'"),
     "dev": (("pytest", "mypy", "ruff"), "pip install 'toolrl-box[dev]'"),
     "docs": (("mkdocs",), "pip install 'toolrl-box[docs]'"),

@@ -1,7 +1,8 @@
 """Where the runs of a study are computed: as processes of this machine, or on a Ray cluster.
 
 Input: a command and the file that takes what it prints. Output: its exit code. Asked to stop, a
-launcher sends the process SIGINT once, so that the run saves and can be resumed, and waits for it.
+launcher sends the process SIGTERM once, so that the run saves and can be resumed, and waits for it
+(not SIGINT: Ray blocks that in everything its workers start).
 
 The Ray launcher runs the same command on a worker (one CPU each) and needs what Ray clusters
 have: the same Python environment and a shared file system. Left out: copying files, GPUs.
@@ -13,6 +14,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,9 @@ def local(command: Sequence[str], log_file: Path, asked: Asked) -> int:
     process = _start(command, log_file)
     try:
         while not asked():
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         return process.wait()
     except BaseException:  # a second signal: at once
         process.kill()
@@ -70,7 +70,7 @@ def ray_launcher() -> Launch:
         try:
             return int(ray.get(task))
         except ray.exceptions.TaskCancelledError:
-            return -signal.SIGINT
+            return -signal.SIGTERM
         except ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())
             with writing(log_file), open(log_file, "a") as log:
@@ -87,9 +87,11 @@ def _on_worker(command: list[str], log_file: str, folder: str) -> int:
     os.chdir(folder)
     process = _start(command, Path(log_file))
     try:
-        return process.wait()
+        while True:  # a cancellation arrives between two waits, never within one
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL_SECONDS)
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         return process.wait()
 
 

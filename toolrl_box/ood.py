@@ -45,7 +45,7 @@ Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Place:
     """Where a checkpoint is tried: a split of the tasks and a tool format."""
 
     name: str
@@ -64,19 +64,19 @@ class Evaluation:
     worlds: dict[str, dict[str, Any]]
 
 
-def worlds(config: RunConfig) -> tuple[World, ...]:
-    """The four worlds, without those of a split that the environment does not have (a user's own
-    questions); the other format is the environment's first that was not trained."""
+def places(config: RunConfig) -> tuple[Place, ...]:
+    """The four, without those of a split that the environment does not have (a user's own
+    questions). The other format is the environment's first that was not trained, if it has two."""
     trained = config.format
     env = build_world(config.env.name, config.env.knobs)
-    other = next(name for name in env.formats if name != trained)
+    others = [name for name in env.formats if name != trained][:1]
     every = (
-        World("in_distribution", "heldout", trained),
-        World("content_ood", "ood", trained),
-        World("format_ood", "heldout", other),
-        World("both_ood", "ood", other),
+        Place("in_distribution", "heldout", trained),
+        Place("content_ood", "ood", trained),
+        *(Place("format_ood", "heldout", other) for other in others),
+        *(Place("both_ood", "ood", other) for other in others),
     )
-    return tuple(world for world in every if world.split in env.splits)
+    return tuple(place for place in every if place.split in env.splits)
 
 
 def evaluate_run(
@@ -152,7 +152,7 @@ def _worlds_played(
     seed = derive(config.env.seed, "evaluation")
     env = build_world(config.env.name, config.env.knobs)
     categories = config.env.eval_categories or env.categories
-    for world in worlds(config):
+    for world in places(config):
         evaluator = Evaluator(
             env.tasks(world.split, count, seed, categories),
             policy,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from toolrl_box import stats
 from toolrl_box.report.arms import Arm, Run
@@ -280,6 +280,7 @@ def _signals(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path)
         right.set_title("learning rate of the first run")
         right.set_yscale("log")
         for axes in (left, right):
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.set_xlabel("updates (RL and SFT)")
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -299,9 +300,17 @@ def _signals(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path)
 
 def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> Picture:
     titles = [world.replace("_", " ") for world in WORLDS]
-    with canvas(folder / "ood.png", (WIDTH, 3.9)) as figure:
-        panels = figure.subplots(1, 2, sharey=True)
-        for axes, checkpoint in zip(panels, ("final", "best"), strict=True):
+    shown = [c for c in ("final", "best") if any(key[0] == c for arm in arms for key in arm.ood)]
+    with canvas(folder / "ood.png", (WIDTH if len(shown) > 1 else WIDTH * 0.6, 3.9)) as figure:
+        panels = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
+        for axes, checkpoint in zip(panels, shown or ["base"], strict=True):
+            for place, world in enumerate(WORLDS):
+                key = ("base", world, "sampled")
+                base = next((arm.ood[key] for arm in arms if key in arm.ood), None)
+                if base is not None:
+                    label = "base" if place == 0 else None
+                    ends = (place - 0.42, place + 0.42)
+                    axes.hlines(base.value, *ends, color=GREY, linestyle="--", lw=1.2, label=label)
             _groups(
                 axes,
                 titles,
@@ -320,7 +329,8 @@ def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> 
         "ood.png",
         "Other tasks, other formats",
         "Fresh tasks of the training world, foreign content (words and tools never seen), another "
-        "tool format, and both. Means over seeds with 95% bootstrap intervals.",
+        "tool format, and both. Means over seeds with 95% bootstrap intervals; dashed: the "
+        "untouched base of one arm, where it was evaluated.",
     )
 
 

@@ -54,10 +54,10 @@ def markdown_page(comparison: Comparison, pictures: Sequence[Picture]) -> str:
 
 
 def _common(comparison: Comparison) -> dict[str, Any]:
-    arms = len(comparison.arms)
+    arms, runs = len(comparison.arms), len(comparison.runs)
     finished = sum(run.state == "finished" for _, run in comparison.runs)
     return {
-        "title": f"{arms} arm{'s' * (arms != 1)}, {finished} of {len(comparison.runs)} runs finished",
+        "title": f"{arms} arm{'s' * (arms != 1)}, {finished} of {runs} runs finished",
         "tables": [table for table in _tables(comparison) if table.rows],
         "notes": comparison.notes,
     }
@@ -68,8 +68,9 @@ def _tables(comparison: Comparison) -> Iterator[Table]:
     yield Table(
         "Outcome",
         "Square brackets: 95% intervals, exact binomial for shares of runs, bootstrap over runs "
-        "for means (of no width where all runs agree). Collapsed: verdict of the collapse report. Success is that of the held-out "
-        "tasks of the evaluation while training; the best checkpoint was chosen by it.",
+        "for means (of no width where all runs agree). Collapsed: verdict of the collapse report. "
+        "Success is that of the held-out tasks of the evaluation while training; the best "
+        "checkpoint was chosen by it.",
         (
             *("arm", "finished", "collapsed", "ends below half of its base", "base, T = 1"),
             *("final, T = 1", "final, greedy", "best, T = 1"),
