@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from toolrl_box import rewards
+from toolrl_box.answers import normalised
 from toolrl_box.errors import ConfigError, DataError
 from toolrl_box.formats.hermes import Hermes
-from toolrl_box.answers import normalised
+from toolrl_box.formats.icrl import Icrl
 from toolrl_box.rewards import (
     REWARDS,
     Rubric,
@@ -121,3 +122,60 @@ def test_an_error_in_a_reward_propagates(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(rewards, "REWARDS", {**REWARDS, "broken": broken})
     with pytest.raises(ZeroDivisionError):
         Rubric({"broken": 1.0}).score(rollout("x"))
+
+
+# --- ICRL's composite reward, by hand -------------------------------------------------------
+
+ASK = "<think>a</think><search>q</search>"
+SAY = "<think>b</think><answer>x</answer>"
+# messages; deductions by hand: answer missing .5, answer unbalanced .2, think missing .15,
+# think unbalanced .1, search missing .1, answer empty .2
+BY_HAND = [
+    ([ASK, SAY], 1.0),
+    ([SAY], 0.9),  # no search
+    (["<search>q</search>", "<answer>x</answer>"], 0.85),  # no think
+    (["<answer>x</answer>"], 0.75),  # no think, no search
+    ([ASK, "<think>b<answer>x</answer>"], 0.9),  # think unbalanced
+    ([ASK, "<think>b</think><answer>x"], 0.8),  # answer unbalanced
+    ([ASK, "<think>b</think>x</answer>"], 0.3),  # answer missing and unbalanced
+    ([ASK, "<think>b</think><answer> </answer>"], 0.8),  # answer empty
+    ([ASK, "<answer></answer></answer>"], 0.6),  # empty and unbalanced
+    ([ASK], 0.5),  # no answer
+    (["It is x."], 0.25),  # no answer, no think, no search
+    (["b</think>"], 0.15),  # ... and think unbalanced
+    (["b</think> x</answer>"], 0.0),  # ... and answer unbalanced: -0.05, clipped
+    ([], 0.25),  # cut short before the first message
+]
+
+
+def icrl(*texts: str, **outcome: float) -> Rollout:
+    turns = tuple(Turn((1,), (0.0,), text, Icrl().parse(text), truncated=False) for text in texts)
+    return Rollout(TASK, (1,), turns, "answered", outcome=outcome)
+
+
+@pytest.mark.parametrize(("texts", "score"), BY_HAND)
+def test_the_format_score_is_the_papers(texts: list[str], score: float) -> None:
+    assert REWARDS["format"](icrl(*texts)) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("texts", "accuracy", "reward"),
+    [
+        ([ASK, SAY], 1.0, 1.0),
+        ([ASK, SAY], 0.0, 0.2),
+        ([SAY], 1.0, 0.98),
+        (["It is x."], 0.0, 0.05),
+        (["<answer>x</answer>"], 1.0, 0.95),
+    ],
+)
+def test_the_composite_reward_is_four_fifths_accuracy_and_one_fifth_format(
+    texts: list[str], accuracy: float, reward: float
+) -> None:
+    rubric = Rubric({"accuracy": 0.8, "format": 0.2})
+    assert rubric.score(icrl(*texts, accuracy=accuracy))[0] == pytest.approx(reward)
+
+
+def test_an_episode_that_was_cut_short_keeps_its_format_and_has_no_accuracy() -> None:
+    reward, parts = Rubric({"accuracy": 0.8, "format": 0.2}).score(icrl(ASK))
+    assert parts == {"accuracy": 0.0, "format": 0.5}
+    assert reward == pytest.approx(0.1)

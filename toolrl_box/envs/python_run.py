@@ -59,10 +59,15 @@ def run_program(source: str, limits: Limits) -> Ran:
 
     Raises ConfigError when the machine does not allow the isolation that is asked for.
     """
-    with tempfile.TemporaryDirectory(prefix="toolrl-python-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="toolrl-python-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as program,  # not a pipe: writing to one may block
+    ):
+        program.write(source.encode("utf-8", "replace"))
+        program.seek(0)
         jail = subprocess.Popen(  # noqa: S603 - a list of words, our own script
             [sys.executable, "-I", "-S", "-B", str(JAIL), json.dumps(asdict(limits))],
-            stdin=subprocess.PIPE,
+            stdin=program,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
@@ -71,22 +76,17 @@ def run_program(source: str, limits: Limits) -> Ran:
         )
         with jail:
             try:
-                printed, cut = _talk(jail, source, limits)
+                printed, cut = _listen(jail, limits)
                 told = _last_words(jail)
             finally:
                 _end(jail)
     return _judge(told, printed, cut, jail.returncode, limits)
 
 
-def _talk(jail: subprocess.Popen[bytes], source: str, limits: Limits) -> tuple[bytes, bool]:
-    """Hand over the program and collect its output until it ends, its time is up or it has said
-    more than enough; whether it was cut short for that."""
-    assert jail.stdin is not None
+def _listen(jail: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bool]:
+    """Collect the program's output until it ends, its time is up or it has said more than enough;
+    whether it was cut short for that."""
     assert jail.stdout is not None
-    with suppress(BrokenPipeError):
-        jail.stdin.write(source.encode("utf-8", "replace"))
-    with suppress(BrokenPipeError):
-        jail.stdin.close()
     deadline = time.monotonic() + limits.seconds + GRACE
     enough = 4 * limits.output_chars + 4096  # bytes per character, and a traceback
     printed = b""

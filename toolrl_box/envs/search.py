@@ -11,9 +11,9 @@ from the seed. Questions of ``train``, ``heldout`` and ``bank`` ask for differen
 corpus; ``ood`` has its own things and relations, which occur nowhere else; ``pretrain`` has a new
 corpus every few questions, so that nothing in it is worth knowing by heart.
 
-With ``corpus`` and ``questions`` the same class plays a user's files (JSON lines, see
-:func:`read_corpus` and :func:`read_questions`). Questions are split at random, the same way under
-every seed; their gold dialogue is one search for the question itself and then the first answer.
+With ``corpus`` and ``questions`` the same class plays a user's files (see ``search_files``).
+Questions are split at random, the same way under every seed; their gold dialogue is one search for
+the question itself and then the first answer.
 
 An episode ends with an answer, with a message that calls nothing, or with one search too many.
 Its figures: ``accuracy`` = ``success`` (normalised exact match with any answer), ``valid_calls``
@@ -24,20 +24,19 @@ Left out: dense retrieval, snippets of long documents, and F1.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import bm25s
 
 from toolrl_box.answers import format_score, matches
 from toolrl_box.envs.pocket_words import COMPOSITES
+from toolrl_box.envs.search_files import Question, read_corpus, read_questions
 from toolrl_box.envs.search_words import (
     BAD_CALL,
     FACT,
@@ -51,7 +50,7 @@ from toolrl_box.envs.search_words import (
     TRAINED_RELATIONS,
     TWO_HOP,
 )
-from toolrl_box.errors import ConfigError, DataError, unknown
+from toolrl_box.errors import ConfigError, unknown
 from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
 
 CATEGORIES = ("one_hop", "two_hop")
@@ -165,7 +164,13 @@ def chains(corpus: str, split: str, category: str) -> tuple[Hops, ...]:
         after: dict[str, list[Fact]] = {}
         for fact in known:
             after.setdefault(fact.subject, []).append(fact)
-        found = [(first, then) for (first,) in found for then in after[first.object]]
+        # Not back to where the question starts: the answer would stand in it.
+        found = [
+            (first, then)
+            for (first,) in found
+            for then in after[first.object]
+            if then.object != first.subject
+        ]
     random.Random(f"search/{corpus}/{split}/{category}").shuffle(found)
     return tuple(found)
 
@@ -181,79 +186,6 @@ def _ask(hops: Hops, rng: random.Random) -> str:
     return template.format(
         relation=hops[0].relation, second=hops[-1].relation, subject=hops[0].subject
     )
-
-
-# --- a user's corpus and questions ----------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    id: str
-    question: str
-    answers: tuple[str, ...]
-
-
-def read_corpus(path: Path) -> list[str]:
-    """The texts of ``{"id": …, "text": …}`` lines. Raises DataError naming file and line."""
-    return [_text(row, "text", where) for where, row in _rows(path)]
-
-
-def read_questions(path: Path) -> list[Question]:
-    """``{"id": …, "question": …, "answers": [...]}`` lines. Raises DataError naming file and
-    line."""
-    return [
-        Question(_id(row, where), _text(row, "question", where), _answers(row, where))
-        for where, row in _rows(path)
-    ]
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line, object) of every line that is not blank."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: must be a JSON object, not {line[:40]!r}")
-        name = _id(row, where)
-        if name in seen:
-            raise DataError(f"{where}: the id '{name}' is also on line {seen[name]}")
-        seen[name] = number
-        yield where, row
-    if not seen:
-        raise DataError(f"{path} holds no lines")
-
-
-def _id(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("id")
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"{where}: 'id' must be a text or a whole number, not {value!r}")
-    return str(value)
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: '{key}' must be a text that is not empty, not {value!r}")
-    return value.strip()
-
-
-def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    value = row.get("answers")
-    if not isinstance(value, list) or not value or not all(isinstance(a, str) for a in value):
-        raise DataError(f"{where}: 'answers' must be a list of texts, not {value!r}")
-    if not all(answer.strip() for answer in value):
-        raise DataError(f"{where}: 'answers' holds an empty text")
-    return tuple(answer.strip() for answer in value)
 
 
 # --- the world ------------------------------------------------------------------------------
