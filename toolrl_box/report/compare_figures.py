@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
@@ -40,6 +41,7 @@ DASHES: tuple[Any, ...] = ("-", "--", ":")
 POINTS = 121  # of a curve that has a value at every step
 THRESHOLDS = np.linspace(0.0, 1.0, 401)
 WIDTH = 9.0
+MANY = 5
 KL_FLOOR = 1e-3  # nats; below it a policy is the base for all practical purposes
 
 
@@ -80,11 +82,11 @@ def draw(comparison: Comparison, folder: Path) -> list[Picture]:
 
 
 def styles_of(comparison: Comparison) -> dict[str, Style]:
-    """By the arm's place; after seven arms the dash tells those of one colour apart."""
+    """By the arm's place; from the eighth on, dash and marker tell those of one colour apart."""
     return {
         figures.arm.name: Style(
             COLOURS[i % len(COLOURS)],
-            MARKERS[i % len(MARKERS)],
+            MARKERS[(i + 3 * (i // len(COLOURS))) % len(MARKERS)],
             DASHES[i // len(COLOURS) % len(DASHES)],
         )
         for i, figures in enumerate(comparison.arms)
@@ -128,8 +130,8 @@ def _by_category(
 ) -> Picture:
     rows = ("all", *categories)
     titles = [row.replace("_", " ") for row in rows]
-    with canvas(folder / "categories.png", (WIDTH, 3.9)) as figure:
-        panels = figure.subplots(1, 2, sharey=True)
+    with canvas(folder / "categories.png", _size(2, arms)) as figure:
+        panels = _panels(figure, 2, arms)
         for axes, when, title in zip(
             panels,
             ("final", "best"),
@@ -144,7 +146,7 @@ def _by_category(
                 lambda arm, place, when=when: arm.success[when, "sampled", rows[place]],  # type: ignore[misc]
             )
             axes.set_title(title)
-        panels[0].set_ylabel("success, temperature 1")
+        figure.supylabel("success, temperature 1", fontsize=9.5)
         panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panels[0].set_ylim(bottom=-0.015)
         legend(figure, panels[0], columns=4)
@@ -301,14 +303,14 @@ def _signals(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path)
 def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> Picture:
     titles = [world.replace("_", " ") for world in WORLDS]
     shown = [c for c in ("final", "best") if any(key[0] == c for arm in arms for key in arm.ood)]
-    with canvas(folder / "ood.png", (WIDTH if len(shown) > 1 else WIDTH * 0.6, 3.9)) as figure:
-        panels = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
+    with canvas(folder / "ood.png", _size(len(shown) or 1, arms)) as figure:
+        panels = _panels(figure, len(shown) or 1, arms)
         for axes, checkpoint in zip(panels, shown or ["base"], strict=True):
             for place, world in enumerate(WORLDS):
                 key = ("base", world, "sampled")
                 base = next((arm.ood[key] for arm in arms if key in arm.ood), None)
                 if base is not None:
-                    label = "base" if place == 0 else None
+                    label = "base" if place == 0 else "_base"
                     ends = (place - 0.42, place + 0.42)
                     axes.hlines(base.value, *ends, color=GREY, linestyle="--", lw=1.2, label=label)
             _groups(
@@ -321,7 +323,7 @@ def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> 
                 ),
             )
             axes.set_title(f"{checkpoint} checkpoint")
-        panels[0].set_ylabel("success, temperature 1")
+        figure.supylabel("success, temperature 1", fontsize=9.5)
         panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panels[0].set_ylim(bottom=-0.015)
         legend(figure, panels[0], columns=4)
@@ -366,6 +368,18 @@ def _curve(axes: Axes, arm: Arm, column: str, style: Style, *, marker: bool = Fa
     if len(curves_R_T) > 1:
         low, high = stats.curve_band(curves_R_T, np.random.default_rng(derive(0, arm.name, column)))
         axes.fill_between(steps, low, high, color=style.colour, alpha=0.16, linewidth=0)
+
+
+def _size(panels: int, arms: Sequence[Figures]) -> tuple[float, float]:
+    """In inches: panels of many arms stand one above the other, else they would be too narrow."""
+    if len(arms) > MANY:
+        return WIDTH, 1.0 + 2.9 * panels
+    return WIDTH * (1.0 if panels > 1 else 0.6), 3.9
+
+
+def _panels(figure: Figure, count: int, arms: Sequence[Figures]) -> list[Axes]:
+    shape = (count, 1) if len(arms) > MANY else (1, count)
+    return list(figure.subplots(*shape, sharey=True, squeeze=False).ravel())
 
 
 def _groups(
