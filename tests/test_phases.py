@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from toolrl_box.phases import RL, SFT, GroupResult, Outcome, unsolved
+from toolrl_box.phases import RL, SFT, GroupResult, Outcome, RolloutKey, failures, unsolved
 from toolrl_box.testing import echo_task
 from toolrl_box.types import Alarm
 
@@ -31,6 +31,26 @@ def test_a_part_of_the_reward_is_still_a_failure() -> None:
 def test_each_task_comes_once_in_order_of_appearance() -> None:
     outcome = groups((B.id, (0.0,)), (A.id, (0.0,)), (B.id, (0.0,)))
     assert unsolved(outcome, TASKS, "any_failed") == (B, A)
+
+
+def test_a_window_counts_the_steps_of_the_outcome_from_its_end() -> None:
+    outcome = Outcome(3, tuple(GroupResult(s, t.id, (0.0,)) for s, t in ((7, A), (8, B), (9, C))))
+    assert unsolved(outcome, TASKS, "any_failed", window=2) == (B, C)
+    assert unsolved(outcome, TASKS, "any_failed", window=99) == (A, B, C)
+
+
+def test_failures_name_the_latest_failed_rollout_of_each_task_as_the_run_log_does() -> None:
+    results = (
+        GroupResult(1, A.id, (0.0, 0.0)),
+        GroupResult(1, B.id, (1.0, 0.5)),
+        GroupResult(2, C.id, (1.0, 1.0)),
+        GroupResult(2, A.id, (1.0, 0.0)),
+    )
+    b, a = RolloutKey(1, 1, 1, B.id), RolloutKey(2, 1, 1, A.id)
+    assert failures(Outcome(2, results), "any_failed", None, 9) == (b, a)
+    assert failures(Outcome(2, results), "any_failed", None, 1) == (a,)
+    assert failures(Outcome(2, results), "any_failed", 1, 9) == (a,)
+    assert failures(Outcome(2, results), "all_failed", None, 9) == (RolloutKey(1, 0, 0, A.id),)
 
 
 def test_no_groups_need_no_supervision() -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from toolrl_box.phases import RL, SFT, Context, Outcome, Phase, Phases, Scheme
+from toolrl_box.schemes.erroneous import Erroneous
 from toolrl_box.schemes.interleaved import Interleaved
+from toolrl_box.schemes.reflection import Reflection
 from toolrl_box.schemes.rl import RLOnly
 from toolrl_box.schemes.sft import SFTOnly
 from toolrl_box.schemes.sft_then_rl import SFTThenRL
@@ -19,7 +21,11 @@ from toolrl_box.types import Alarm, Group, Rollout
 
 TASKS = [echo_task([word]) for word in "abcdef"]
 STEPS = 11
-CTX = Context(STEPS, {task.id: task for task in TASKS})
+CTX = Context(
+    STEPS,
+    {task.id: task for task in TASKS},
+    reflect=lambda keys, texts: tuple(echo_task([str(key.step), key.task_id]) for key in keys),
+)
 SCHEMES: list[Scheme] = [
     RLOnly(),
     SFTOnly(updates=7, every=3),
@@ -28,6 +34,8 @@ SCHEMES: list[Scheme] = [
     Interleaved(every=3, rule="all_failed", updates=0, epochs=2),
     Interleaved(every=2, updates=2, fresh_optimizer=True),
     Interleaved(every=4, updates=0, epochs=0),
+    Erroneous(window=2, rl_lr=(1e-3, 1e-4, 1e-5)),
+    Reflection(rule="all_failed", updates=2),
 ]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
 

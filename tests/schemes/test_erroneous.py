@@ -196,3 +196,10 @@ def test_a_short_real_run(tmp_path: Path, name: str, extra: tuple[str, ...]) -> 
     texts = sum(task.startswith("reflection-") for tasks in taught for task in tasks)
     assert texts == sum(len(row["dialogues"]) for row in view.reflections())
     assert (texts > 0) == (name == "reflection")
+
+
+def test_a_world_without_another_domain_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    sets = ("scheme.name=sft_then_rl", "scheme.data=other_domain", "env.name=python")
+    with pytest.raises(ConfigError, match="world 'python' has no tasks of another domain"):
+        lab.start(load(sets=sets), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

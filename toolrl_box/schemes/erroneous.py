@@ -1,6 +1,6 @@
-"""ETS, erroneous-trajectory supervision: SFT on the truth of what was failed lately, between a few
-growing RL phases (arXiv 2606.26027 §4; selection rules as in its text and in its code).
+"""ETS, erroneous trajectories: growing RL phases, and SFT on gold of what was just failed between.
 
+Source: arXiv 2606.26027 §4; the selection rules are those of its text and of its code.
 What sets it apart from ``interleaved``: phases of 50, 100 and 150 steps in place of equal short
 ones, tasks of the *last* ``window`` steps in place of the whole phase, whole epochs in place of a
 fixed number of updates, RL's moments dropped after each SFT phase, and no SFT after the last RL

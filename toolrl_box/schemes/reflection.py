@@ -1,6 +1,6 @@
-"""PRS, process reflection: ETS rows plus texts about what went wrong in failed trajectories
-(arXiv 2606.26027 §4; "at most two texts per trajectory").
+"""PRS, process reflection: as ETS, plus texts about what went wrong in failed trajectories.
 
+Source: arXiv 2606.26027 §4, with its "at most two texts per trajectory".
 A text quotes the log, names the first wrong step and the right calls; a second one is a near case
 that needs another call. An offline analyst writes them from the environment's own verdict, or an
 LLM judge does (``reflection.judge``): ``ctx.reflect`` knows which. Each is a dialogue of its own,
