@@ -15,9 +15,9 @@ import pytest
 from toolrl_box import cli, stats
 from toolrl_box.errors import ConfigError, RunFolderError
 from toolrl_box.report import write_comparison
+from toolrl_box.report.arm_marks import mean_curve
 from toolrl_box.report.arms import find_runs, group
 from toolrl_box.report.compare import WORLDS, Comparison, compare
-from toolrl_box.report.compare_figures import mean_curve
 from toolrl_box.report.paper import ACEBENCH, BFCL, NAMES
 from toolrl_box.runlog import RunLog
 from toolrl_box.schemes import SCHEMES

@@ -8,7 +8,7 @@ writing-up).
 :func:`write_comparison`. Input: run folders, or folders of runs, and the settings by which they are
 grouped. Output in a folder: ``compare.html`` (needs nothing else), ``compare.md``, ``compare.csv``
 (one row per figure), ``runs.csv`` (one row per run) and PNGs. Reading order: ``arms`` (which runs),
-``compare`` (the figures), ``compare_figures``, ``compare_pages``, ``paper``.
+``compare`` (the figures), ``compare_figures`` (with ``arm_marks``), ``compare_pages``, ``paper``.
 """
 
 from __future__ import annotations

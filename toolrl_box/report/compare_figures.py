@@ -7,41 +7,35 @@ intervals are 95%. Left out: a picture for which no run has data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from toolrl_box import stats
-from toolrl_box.report.arms import Arm, Run
+from toolrl_box.report.arm_marks import (
+    WIDTH,
+    Style,
+    draw_curve,
+    draw_groups,
+    draw_point,
+    panels_of,
+    size,
+    styles_of,
+)
 from toolrl_box.report.compare import WORLDS, Comparison, Estimate, Figures
 from toolrl_box.report.figures import (
     BLACK,
-    BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
     canvas,
     legend,
 )
 from toolrl_box.seeds import derive
 
-COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES: tuple[Any, ...] = ("-", "--", ":")
-POINTS = 121  # of a curve that has a value at every step
 THRESHOLDS = np.linspace(0.0, 1.0, 401)
-WIDTH = 9.0
-MANY = 5
 KL_FLOOR = 1e-3  # nats; below it a policy is the base for all practical purposes
 
 
@@ -52,13 +46,6 @@ class Picture:
     file: str
     title: str
     caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    colour: str
-    marker: str
-    dash: Any
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Picture]:
@@ -81,18 +68,6 @@ def draw(comparison: Comparison, folder: Path) -> list[Picture]:
     return pictures
 
 
-def styles_of(comparison: Comparison) -> dict[str, Style]:
-    """By the arm's place; from the eighth on, dash and marker tell those of one colour apart."""
-    return {
-        figures.arm.name: Style(
-            COLOURS[i % len(COLOURS)],
-            MARKERS[(i + 3 * (i // len(COLOURS))) % len(MARKERS)],
-            DASHES[i // len(COLOURS) % len(DASHES)],
-        )
-        for i, figures in enumerate(comparison.arms)
-    }
-
-
 # --- the pictures -----------------------------------------------------------------------------
 
 
@@ -106,7 +81,7 @@ def _learning_curves(arms: Sequence[Figures], styles: Mapping[str, Style], folde
             strict=True,
         ):
             for arm in arms:
-                _curve(axes, arm.arm, column, styles[arm.arm.name], marker=True)
+                draw_curve(axes, arm.arm, column, styles[arm.arm.name], marker=True)
             axes.set_title(title)
             axes.set_xlabel("updates (RL and SFT)")
         panels[0].set_ylabel("success on held-out tasks")
@@ -118,7 +93,7 @@ def _learning_curves(arms: Sequence[Figures], styles: Mapping[str, Style], folde
         "curves.png",
         "Learning curves",
         "Mean over seeds on the tasks that are held out while training, with a pointwise 95% "
-        "bootstrap band (no band: one run). A run that ended earlier keeps its last value.",
+        "bootstrap band (no band: one run). Within an arm, a run that ended earlier keeps its last value.",
     )
 
 
@@ -130,15 +105,15 @@ def _by_category(
 ) -> Picture:
     rows = ("all", *categories)
     titles = [row.replace("_", " ") for row in rows]
-    with canvas(folder / "categories.png", _size(2, arms)) as figure:
-        panels = _panels(figure, 2, arms)
+    with canvas(folder / "categories.png", size(2, arms)) as figure:
+        panels = panels_of(figure, 2, arms)
         for axes, when, title in zip(
             panels,
             ("final", "best"),
             ("final checkpoint", "best checkpoint (chosen by these tasks)"),
             strict=True,
         ):
-            _groups(
+            draw_groups(
                 axes,
                 titles,
                 arms,
@@ -169,7 +144,7 @@ def _aggregates(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Pa
             strict=True,
         ):
             for place, arm in enumerate(arms):
-                _point(axes, pick(arm), place, styles[arm.arm.name], across=True)
+                draw_point(axes, pick(arm), place, styles[arm.arm.name], across=True)
             axes.set_title(title)
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.grid(visible=False, axis="y")
@@ -264,7 +239,7 @@ def _signals(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path)
         left, right = figure.subplots(1, 2, sharex=True)
         for arm in arms:
             style = styles[arm.arm.name]
-            _curve(left, arm.arm, "bank_kl", style)
+            draw_curve(left, arm.arm, "bank_kl", style)
             table = arm.arm.finished[0].metrics
             assert table is not None
             kind = table["phase_kind"]
@@ -303,8 +278,8 @@ def _signals(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path)
 def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> Picture:
     titles = [world.replace("_", " ") for world in WORLDS]
     shown = [c for c in ("final", "best") if any(key[0] == c for arm in arms for key in arm.ood)]
-    with canvas(folder / "ood.png", _size(len(shown) or 1, arms)) as figure:
-        panels = _panels(figure, len(shown) or 1, arms)
+    with canvas(folder / "ood.png", size(len(shown) or 1, arms)) as figure:
+        panels = panels_of(figure, len(shown) or 1, arms)
         for axes, checkpoint in zip(panels, shown or ["base"], strict=True):
             for place, world in enumerate(WORLDS):
                 key = ("base", world, "sampled")
@@ -313,7 +288,7 @@ def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> 
                     label = "base" if place == 0 else "_base"
                     ends = (place - 0.42, place + 0.42)
                     axes.hlines(base.value, *ends, color=GREY, linestyle="--", lw=1.2, label=label)
-            _groups(
+            draw_groups(
                 axes,
                 titles,
                 arms,
@@ -336,109 +311,9 @@ def _ood(arms: Sequence[Figures], styles: Mapping[str, Style], folder: Path) -> 
     )
 
 
-# --- parts ------------------------------------------------------------------------------------
-
-
-def mean_curve(runs: Sequence[Run], column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (T,) and the curves of all runs at them (R, T); runs without the column are left out.
-
-    Between its points a run's curve is a straight line; before the first and after the last it
-    keeps that value.
-    """
-    tables = [run.metrics[["step", column]].dropna() for run in runs if run.metrics is not None]
-    tables = [table for table in tables if len(table)]
-    if not tables:
-        return np.empty(0), np.empty((0, 0))
-    steps = np.unique(np.concatenate([table["step"].to_numpy(dtype=float) for table in tables]))
-    if len(steps) > POINTS:
-        steps = np.linspace(steps[0], steps[-1], POINTS)
-    curves = [np.interp(steps, table["step"], table[column]) for table in tables]
-    return steps, np.array(curves)
-
-
-def _curve(axes: Axes, arm: Arm, column: str, style: Style, *, marker: bool = False) -> None:
-    steps, curves_R_T = mean_curve(arm.finished, column)
-    if not len(curves_R_T):
-        return
-    label = f"{arm.name} ({len(curves_R_T)} run{'s' * (len(curves_R_T) > 1)})"
-    mean = curves_R_T.mean(axis=0)
-    (line,) = axes.plot(steps, mean, style.dash, color=style.colour, label=label)
-    if marker:
-        line.set(marker=style.marker, markersize=4)
-    if len(curves_R_T) > 1:
-        low, high = stats.curve_band(curves_R_T, np.random.default_rng(derive(0, arm.name, column)))
-        axes.fill_between(steps, low, high, color=style.colour, alpha=0.16, linewidth=0)
-
-
-def _size(panels: int, arms: Sequence[Figures]) -> tuple[float, float]:
-    """In inches: panels of many arms stand one above the other, else they would be too narrow."""
-    if len(arms) > MANY:
-        return WIDTH, 1.0 + 2.9 * panels
-    return WIDTH * (1.0 if panels > 1 else 0.6), 3.9
-
-
-def _panels(figure: Figure, count: int, arms: Sequence[Figures]) -> list[Axes]:
-    shape = (count, 1) if len(arms) > MANY else (1, count)
-    return list(figure.subplots(*shape, sharey=True, squeeze=False).ravel())
-
-
-def _groups(
-    axes: Axes,
-    titles: Sequence[str],
-    arms: Sequence[Figures],
-    styles: Mapping[str, Style],
-    pick: Callable[[Figures, int], Estimate | None],
-) -> None:
-    """One group of points for each title, the arms side by side in it."""
-    gap = min(0.8 / len(arms), 0.16)
-    for index, arm in enumerate(arms):
-        for place in range(len(titles)):
-            where = place + (index - (len(arms) - 1) / 2) * gap
-            label = arm.arm.name if place == 0 else None
-            _point(axes, pick(arm, place), where, styles[arm.arm.name], label=label)
-    for edge in range(1, len(titles)):
-        axes.axvline(edge - 0.5, color="#E4E4E4", linewidth=0.8, zorder=0)
-    axes.set_xticks(range(len(titles)), [title.replace(" ", "\n", 1) for title in titles])
-    axes.set_xlim(-0.5, len(titles) - 0.5)
-    axes.grid(visible=False, axis="x")
-
-
 def _collapse_rate(arm: Figures) -> Estimate | None:
     return arm.collapse.get("collapsed")
 
 
 def _iqm(arm: Figures) -> Estimate | None:
     return arm.iqm["whole_runs"]
-
-
-def _point(
-    axes: Axes,
-    estimate: Estimate | None,
-    where: float,
-    style: Style,
-    *,
-    across: bool = False,
-    label: str | None = None,
-) -> None:
-    """An estimate and its interval; hollow when it has none."""
-    if estimate is None:
-        axes.plot([], [], style.marker, color=style.colour, label=label)
-        return
-    spread: Any = None
-    if estimate.interval is not None:
-        low, high = estimate.interval
-        # A percentile interval may miss its own estimate by a hair.
-        spread = [[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]]
-    x, y = (estimate.value, where) if across else (where, estimate.value)
-    axes.errorbar(
-        [x],
-        [y],
-        xerr=spread if across else None,
-        yerr=None if across else spread,
-        fmt=style.marker,
-        color=style.colour,
-        markerfacecolor="white" if spread is None else style.colour,
-        label=label,
-        markersize=5,
-        elinewidth=1.3,
-    )
