@@ -93,7 +93,8 @@ def _learning_curves(arms: Sequence[Figures], styles: Mapping[str, Style], folde
         "curves.png",
         "Learning curves",
         "Mean over seeds on the tasks that are held out while training, with a pointwise 95% "
-        "bootstrap band (no band: one run). Within an arm, a run that ended earlier keeps its last value.",
+        "bootstrap band (no band: one run). Within an arm, a run that ended earlier keeps its last "
+        "value.",
     )
 
 
