@@ -230,6 +230,27 @@ def test_one_run_has_no_interval_over_runs_and_it_is_said(study: Path) -> None:
     assert any("'sft' has one finished run: no interval" in note for note in comparison.notes)
 
 
+def test_a_run_too_short_to_judge_is_in_no_collapse_rate_and_it_is_said(tmp_path: Path) -> None:
+    with RunLog.create(tmp_path / "short", config("rl", 0), {}) as log:
+        log.metrics({"step": 1, "phase_kind": "rl", "reward": 0.2, "eval_greedy": 0.3})
+        log.event("finish", step=1)
+        log.commit()
+    comparison = compare(group(find_runs([tmp_path])))
+    assert comparison.arms[0].collapse == {}
+    assert any("1 finished run(s) too short" in note for note in comparison.notes)
+    assert any("1 finished run(s) without an evaluation" in note for note in comparison.notes)
+
+
+def test_the_base_stands_in_the_papers_table_whichever_arm_it_was_tried_in(
+    study: Path, tmp_path: Path
+) -> None:
+    run = build(tmp_path / "runs" / "a", config("guarded", 0))
+    evaluate(run, ["base", "final"], 0.25)
+    write_comparison([study, tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out" / "compare.md").read_text().replace("\\", "")
+    assert "| (base) | untouched | 0.250 (1 run) | 0.250 (1 run) | 26 | 31.6 |" in text
+
+
 def test_an_arm_keeps_its_intervals_when_another_one_joins(study: Path) -> None:
     alone = compare(group(find_runs([study / "rl"])))
     together = compare(group(find_runs([study])))

@@ -245,6 +245,12 @@ def _notes(arms: Sequence[Arm], categories: Sequence[str]) -> list[str]:
         silent = sum(not _evaluated(run) for run in arm.finished)
         if silent:
             notes.append(f"Arm '{arm.name}' has {silent} finished run(s) without an evaluation.")
+        short = sum(run.verdict == "insufficient_data" for run in arm.finished)
+        if short:
+            notes.append(
+                f"Arm '{arm.name}' has {short} finished run(s) too short for the report's verdict: "
+                "they are not in its share of collapsed runs."
+            )
         missing = len(arm.runs) - len(arm.finished)
         if missing and arm.finished:
             notes.append(

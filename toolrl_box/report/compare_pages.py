@@ -234,7 +234,7 @@ def _paper_tables(arms: Sequence[Figures]) -> Iterator[Table]:
     if tested:
         theirs = [_reported(figure) for figure in paper.ACEBENCH[paper.UNTOUCHED]]
         figures = [
-            next((arm.ood[key] for arm, _ in tested if key in arm.ood), None)
+            next((arm.ood[key] for arm in arms if key in arm.ood), None)
             for key in (("base", world, "sampled") for world in ("both_ood", "content_ood"))
         ]
         rows.insert(0, ("(base)", "untouched", *map(_cell, figures), *theirs))
