@@ -129,10 +129,12 @@ def make_backend(
     """Makes a real TRL backend on a fresh tiny model, the same every time."""
     import torch
 
+    from toolrl_box.collect import Collector
     from toolrl_box.formats import FORMATS
     from toolrl_box.lab import TaskStream
     from toolrl_box.models.pocket import new_model
     from toolrl_box.policies.hf import HFPolicy
+    from toolrl_box.rewards import Rubric
     from toolrl_box.trl_backend import TRLBackend
 
     torch.set_num_threads(1)
@@ -145,15 +147,23 @@ def make_backend(
         model = model or new_model(tiny_recipe, pocket_tokenizer)
         stops = (int(pocket_tokenizer.eos_token_id), int(pocket_tokenizer.pad_token_id))
         policy = HFPolicy(model, pocket_tokenizer, stops, stops[1])
+        stream = TaskStream(config, PocketEnv())
         return TRLBackend(
             model,
             pocket_tokenizer,
-            policy,
+            Collector(
+                policy,
+                FORMATS["hermes"],
+                make_env,
+                policy.encode,
+                policy.decode,
+                Rubric(config.rewards),
+                config,
+                stream.tasks,
+            ),
             policy.encode,
-            policy.decode,
             FORMATS["hermes"],
-            make_env,
-            TaskStream(config, PocketEnv()).at,
+            stream.at,
             config,
         )
 

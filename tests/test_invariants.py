@@ -148,3 +148,25 @@ def test_another_seed_is_another_run(run: Callable[..., Trajectory]) -> None:
     first, second = run(build_scheme("rl", {})), run(build_scheme("rl", {}), seed=1)
     assert first.steps[0]["said"] != second.steps[0]["said"]
     assert first.weights != second.weights
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("off_policy", {"count": 0}),
+        ("hint", {"count": 0}),
+        ("mixed", {"weight": 0}),
+        ("icrl", {"shots": [0]}),
+    ],
+)
+def test_supervision_within_the_steps_at_its_neutral_setting_is_rl(
+    run: Callable[..., Trajectory], name: str, knobs: dict[str, Any]
+) -> None:
+    assert_same(run(build_scheme("rl", {})), run(build_scheme(name, knobs)))
+
+
+@pytest.mark.parametrize("name", ["off_policy", "hint", "mixed"])
+def test_supervision_within_the_steps_makes_it_another_run(
+    run: Callable[..., Trajectory], name: str
+) -> None:
+    assert run(build_scheme("rl", {})).weights != run(build_scheme(name, {})).weights

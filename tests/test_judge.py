@@ -15,7 +15,10 @@ import pytest
 
 from toolrl_box.config import JudgeSettings, load
 from toolrl_box.errors import ConfigError, JudgeError
+from toolrl_box.hinter import Hinter
 from toolrl_box.judge import Answer, Judge, Ledger
+from toolrl_box.prompting import hint
+from toolrl_box.testing import echo_task
 
 KEY = "sk-very-secret-0123456789"
 QUESTION = [{"role": "user", "content": "What went wrong?"}]
@@ -300,3 +303,30 @@ def test_questions_differ_by_model_and_text_not_by_address(judge: Make) -> None:
     assert judge(base_url="http://elsewhere/v1").digest(QUESTION) == digest
     assert judge(model="n").digest(QUESTION) != digest
     assert judge().digest([{"role": "user", "content": "x"}]) != digest
+
+
+# --- hints by an LLM ------------------------------------------------------------------------
+
+
+def test_a_hint_is_asked_once_a_task_also_after_the_run_was_resumed(
+    server: Server, judge: Make, tmp_path: Path
+) -> None:
+    server.replies = [Reply(completion("Echo the word tea."))]
+    task = echo_task(["tea"])
+    hinter = Hinter(judge(), tmp_path, "error")
+    assert hinter(task) == hinter(task) == "Hint: Echo the word tea."
+    assert Hinter(judge(), tmp_path, "error")(task) == "Hint: Echo the word tea."
+    assert len(server.asked) == 1
+    (_, user) = server.asked[0]["messages"]
+    assert "Echo tea" in user["content"]
+    assert 'echo(text="tea")' in user["content"]
+
+
+def test_a_judge_that_fails_ends_the_run_or_leaves_the_gold_hint(
+    server: Server, judge: Make, tmp_path: Path
+) -> None:
+    server.replies = [Reply({}, status=400)]
+    task = echo_task(["tea"])
+    with pytest.raises(JudgeError, match=r"HTTP 400.*reflection\.on_failure"):
+        Hinter(judge(), tmp_path, "error")(task)
+    assert Hinter(judge(), tmp_path, "analyst")(task) == hint(task)

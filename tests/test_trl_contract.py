@@ -291,8 +291,10 @@ def test_every_update_logs_the_figures_that_are_read(
     *updates, closing = watching.logs
     assert len(updates) == 2
     for log in updates:
-        assert (FIGURES.keys() - {"kl"}) | {"learning_rate"} <= log.keys()
-        assert "kl" not in log  # only with beta > 0
+        # KL only with beta > 0, the supervised term's figures only where there is one.
+        sometimes = {"kl", "sft_term_nll", "sft_term_weight"}
+        assert (FIGURES.keys() - sometimes) | {"learning_rate"} <= log.keys()
+        assert not sometimes & log.keys()
     assert "loss" not in closing
 
 

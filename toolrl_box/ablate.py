@@ -8,7 +8,7 @@ Input: a YAML file::
       plain: {scheme: rl}
       mixed: {scheme: {name: interleaved, every: 4}}
     grid:                             # any settings by dotted key; every combination of the values
-      grpo.lr: [1.4e-3, 2.0e-4]
+      grpo.lr: [1.2e-3, 2.0e-4]
 
 Output: the run folders ``OUTPUT/<arm>/seed<k>`` (an arm of a grid is called ``mixed,lr=0.0002``),
 beside each its settings and what it printed, and ``OUTPUT/study.json``: every cell with its state,

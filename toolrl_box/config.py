@@ -78,7 +78,7 @@ class GRPOSettings(_Section):
     prompts_per_step: int = Field(6, ge=1)
     group_size: int = Field(8, ge=2, description="rollouts per prompt, G")
     mini_batches: int = Field(2, ge=1, description="optimiser updates per step")
-    lr: float = Field(1.4e-3, gt=0, description="the default collapses RL alone; 2e-4 is healthy")
+    lr: float = Field(1.2e-3, gt=0, description="the default collapses RL alone; 2e-4 is healthy")
     warmup_steps: int = Field(5, ge=0)
     beta: float = Field(0.0, ge=0, description="KL coefficient; 0: no reference model")
     clip: float = Field(0.2, gt=0)

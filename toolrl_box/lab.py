@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 
 from toolrl_box import __version__, checkpoints
+from toolrl_box.collect import Collector
 from toolrl_box.config import RunConfig, parse, read_yaml
 from toolrl_box.detectors import DETECTORS
 from toolrl_box.envs import build_world
@@ -33,17 +35,19 @@ from toolrl_box.errors import (
 )
 from toolrl_box.evaluate import Evaluator
 from toolrl_box.formats import ALL_FORMATS
+from toolrl_box.hinter import Hinter
 from toolrl_box.judge import Judge
 from toolrl_box.models import load_model
-from toolrl_box.phases import Context, Outcome, Scheme, WarmedUp
+from toolrl_box.phases import RL, Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.probe.bank import Bank, build_bank
 from toolrl_box.probe.probe import Probe
 from toolrl_box.recorder import Line, Recorder
 from toolrl_box.reflector import Reflector
+from toolrl_box.rewards import Rubric
 from toolrl_box.rollout import replay_gold
 from toolrl_box.runlog import START, RunLog
-from toolrl_box.samples import Encode
+from toolrl_box.samples import Encode, dialogue_to_sample
 from toolrl_box.schemes import build_scheme
 from toolrl_box.seeds import derive
 from toolrl_box.supervision import Analyst
@@ -130,6 +134,7 @@ class _Lab:
         from toolrl_box.trl_backend import TRLBackend  # seconds of imports; not for `toolrl list`
 
         self.config = config
+        self._hinter: Hinter | None = None
         self.world = build_world(config.env.name, config.env.knobs)
         self.fmt = format_for(config, self.world)
         self._scheme = build_scheme(config.scheme.name, config.scheme.knobs)
@@ -155,17 +160,29 @@ class _Lab:
         stream = TaskStream(config, self.world)
         tasks = {task.id: task for task in stream.tasks}
         self.ctx = Context(config.steps, tasks, self._other_tasks)
-        next(self._scheme.phases(self.ctx), None)  # a scheme refuses what it cannot do at once
         judge = config.reflection.judge
         self.judge = None if judge is None else Judge(judge)
+        collect = Collector(
+            self.policy,
+            self.fmt,
+            self.world,
+            self.policy.encode,
+            self.policy.decode,
+            Rubric(config.rewards),
+            config,
+            stream.tasks,
+            None if judge is None else self._llm_hint,
+        )
+        # A scheme refuses at once what it cannot do, and so do its first rollouts.
+        opening = next(self._scheme.phases(self.ctx), None)
+        if isinstance(opening, RL):
+            collect.check(opening)
         self.backend = TRLBackend(
             loaded.model,
             loaded.tokenizer,
-            self.policy,
+            collect,
             self.policy.encode,
-            self.policy.decode,
             self.fmt,
-            self.world,
             stream.at,
             config,
         )
@@ -183,6 +200,10 @@ class _Lab:
         values["env"]["train_categories"] = list(trained)
         values["env"]["eval_categories"] = list(self.eval_categories)
         return values
+
+    def _llm_hint(self, task: Task) -> str:
+        assert self._hinter is not None, "made with the run folder, before any rollout"
+        return self._hinter(task)
 
     def _other_tasks(self) -> tuple[Task, ...]:
         """As many tasks as are trained on, of another domain: other tools, other words."""
@@ -207,6 +228,8 @@ class _Lab:
 
     def context(self, log: RunLog) -> Context:
         """What the scheme may know, reflections on the rollouts of this run folder included."""
+        if self.judge is not None:
+            self._hinter = Hinter(self.judge, log.path, self.config.reflection.on_failure)
         analyst = Analyst(self.fmt, self.world, list(self.ctx.tasks.values()))
         on_failure = self.config.reflection.on_failure
         reflect = Reflector(log, self.ctx.tasks, self.fmt, analyst, self.judge, on_failure)
@@ -261,8 +284,17 @@ def format_for(config: RunConfig, world: World) -> ToolFormat:
 
 
 def gold_bank(config: RunConfig, fmt: ToolFormat, world: World, encode: Encode) -> Bank:
-    """The probe's bank: gold episodes of a split of their own that succeed when played."""
-    tasks = world.tasks("bank", config.probe.episodes, config.env.seed)
+    """The probe's bank: gold episodes of a split of their own that succeed when played, the
+    shortest of four times as many in each category (a probe costs what its tokens cost)."""
+    episodes = config.probe.episodes
+    candidates = world.tasks("bank", 4 * episodes, config.env.seed)
+    by_category: dict[str, list[Task]] = {}
+    for task in sorted(
+        candidates, key=lambda task: len(dialogue_to_sample(task, fmt, encode).token_ids)
+    ):
+        by_category.setdefault(task.category, []).append(task)
+    turns = zip_longest(*by_category.values())  # categories in rotation, shortest first
+    tasks = [task for turn in turns for task in turn if task is not None][:episodes]
     for task in tasks:
         played = replay_gold(task, fmt, world, encode)
         if played.outcome.get("success") != 1.0:

@@ -25,6 +25,8 @@ FIGURES = {
     "entropy": "entropy",
     "clip_ratio/region_mean": "clip_fraction",
     "kl": "kl",
+    "sft_term_nll": "sft_term_nll",
+    "sft_term_weight": "sft_term_weight",
 }
 
 
@@ -35,13 +37,19 @@ class Meter(TrainerCallback):
     """
 
     def __init__(self, mini_batches: int, on_step: OnStep) -> None:
-        self._mini_batches = mini_batches
+        self.mini_batches = mini_batches
         self._on_step = on_step
         self._sums: dict[str, float] = {}
         self._logs: list[dict[str, float]] = []
         self._started = time.perf_counter()
         self.groups: tuple[Group, ...] = ()
+        self.rl_step = 0
         self.logprobs: list[list[float]] = []
+
+    @property
+    def updates(self) -> int:
+        """Updates of the present step that are done."""
+        return len(self._logs)
 
     def add(self, name: str, seconds: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + seconds
@@ -68,7 +76,7 @@ class Meter(TrainerCallback):
         if logs is None or "loss" not in logs:  # TRL's closing summary
             return
         self._logs.append({k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
-        if len(self._logs) < self._mini_batches:
+        if len(self._logs) < self.mini_batches:
             return
         figures = {
             ours: sum(log[theirs] for log in self._logs) / len(self._logs)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from toolrl_box.errors import ConfigError
+from toolrl_box.signals import Experts, Hints, SFTTerm
 from toolrl_box.types import Alarm, Task
 
 Rule = Literal["all_failed", "any_failed"]
@@ -24,11 +25,17 @@ class RL:
 
     ``fresh_optimizer`` drops the moments of the previous RL phase, as the published code does;
     ``lr`` replaces the run's own within this phase (``warmup_steps`` count over the whole run).
+    ``experts``, ``hints``, ``shots`` (demonstrations in the prompt) and ``sft`` bring supervision
+    into the steps themselves.
     """
 
     steps: int
     fresh_optimizer: bool = False
     lr: float | None = None
+    experts: Experts | None = None
+    hints: Hints | None = None
+    shots: int = 0
+    sft: SFTTerm | None = None
 
     kind = "rl"
 
@@ -51,7 +58,7 @@ Phase = RL | SFT
 
 @dataclass(frozen=True, slots=True)
 class GroupResult:
-    """Rewards of one task's rollouts in one step."""
+    """Rewards of the policy's own rollouts of one task in one step."""
 
     step: int
     task_id: str

@@ -87,7 +87,7 @@ class Recorder:
     def phase_start(self, progress: Progress, phase: Phase) -> None:
         detail: dict[str, Any] = {"steps": phase.steps}
         if isinstance(phase, RL):
-            detail |= {"fresh_optimizer": phase.fresh_optimizer, "lr": phase.lr}
+            detail |= {k: v for k, v in asdict(phase).items() if k != "steps"}
         else:
             detail |= {"tasks": [task.id for task in phase.tasks], "epochs": phase.epochs}
             detail |= {"lr": phase.lr}
@@ -232,10 +232,19 @@ def _findings(rollout: Rollout, fmt: ToolFormat) -> Iterator[Finding]:
 def _group_figures(
     groups: Sequence[Group], findings: Sequence[Sequence[Sequence[Finding]]]
 ) -> dict[str, float]:
-    """Figures of a step's rollouts; shares are over messages, the rest are means."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    """Figures of a step's rollouts; shares are over messages, the rest are means.
+
+    All but the spread are about the policy's own rollouts; the spread is what advantages are made
+    of, so hinted and expert ones count.
+    """
+    rollouts = [rollout for group in groups for rollout in group.own]
     spreads = [pstdev(group.rewards_G) for group in groups]
-    flat = [finding for group in findings for rollout in group for finding in rollout]
+    flat = [
+        finding
+        for group, found in zip(groups, findings, strict=True)
+        for rollout_findings in found[: len(group.own)]
+        for finding in rollout_findings
+    ]
     states = Counter(finding.state for finding in flat)
     kinds = Counter(finding.kind for finding in flat)
     total = max(1, len(flat))

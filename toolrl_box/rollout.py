@@ -76,6 +76,7 @@ class _Episode:
     end_id: int
     limits: Limits
     source: Source = "policy"
+    prefill: str = ""
     length: int = 0
     prompt_ids: tuple[int, ...] = ()
     turns: list[Turn] = field(default_factory=list)
@@ -102,7 +103,7 @@ class _Episode:
             self.end("error", error=_described(error))
             return []
         text = self.fmt.render(prompt, self.task.tools, generation_prompt=True)
-        self.prompt_ids = tuple(self.encode(text))
+        self.prompt_ids = (*self.encode(text), *self.encode(self.prefill))
         self.length = len(self.prompt_ids)
         return list(self.prompt_ids)
 
@@ -175,8 +176,12 @@ def run_episodes(
     max_messages: int = 16,
     max_tokens: int = 4096,
     max_observation_tokens: int = 1024,
+    prefills: Sequence[str] | None = None,
 ) -> list[Rollout]:
     """Play every task once; the rollouts in the order of the tasks, with reward 0 as yet.
+
+    ``prefills``: for each task, words with which its first assistant message is made to begin;
+    they count as prompt.
 
     Stop reasons: the environment's own (``done`` if it names none), ``max_messages``,
     ``max_tokens`` and ``error``; for the last three the outcome is empty. The last turn of an
@@ -185,7 +190,10 @@ def run_episodes(
     """
     limits = Limits(max_messages, max_tokens, max_observation_tokens)
     end_id = end_of_message_id(encode)
-    episodes = [_Episode(task, make_env(), fmt, encode, end_id, limits) for task in tasks]
+    episodes = [
+        _Episode(task, make_env(), fmt, encode, end_id, limits, prefill=prefill)
+        for task, prefill in zip(tasks, prefills or [""] * len(tasks), strict=True)
+    ]
     appended = {i: episode.start() for i, episode in enumerate(episodes)}
     session = policy.session(sampling)
     while True:

@@ -66,6 +66,7 @@ METRICS: dict[str, pa.DataType] = {
         (
             *("lr", "loss", "reward", "reward_spread", "zero_spread", "entropy", "grad_norm"),
             *("clip_fraction", "kl", "bank_nll", "bank_kl"),
+            *("sft_term_nll", "sft_term_weight"),
             *("completion_tokens", "messages", "valid_calls"),
             *(f"state_{state}" for state in STATES),
             *("eval_greedy", "eval_sampled"),

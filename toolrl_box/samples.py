@@ -34,7 +34,8 @@ def end_of_message_id(encode: Encode) -> int:
 
 
 def rollout_to_sample(rollout: Rollout, advantage: float | None = None) -> Sample:
-    """The rollout as one sequence; an expert's has no log-probs, because nobody sampled it.
+    """The rollout as one sequence. Only the policy's own has log-probs: an expert's was sampled by
+    nobody, a hinted one in another context.
 
     A rollout that ended before its first message gives a sample whose mask is nowhere True.
     """

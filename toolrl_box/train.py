@@ -154,7 +154,8 @@ def _run(phase: Phase, backend: Backend, observer: Observer, progress: Progress)
         if isinstance(phase, RL):
             progress.rl_step += 1
         progress.groups += [
-            GroupResult(progress.step, group.task.id, group.rewards_G) for group in result.groups
+            GroupResult(progress.step, group.task.id, tuple(r.reward for r in group.own))
+            for group in result.groups
         ]
         stopped = observer.step(progress, result)
         return stopped

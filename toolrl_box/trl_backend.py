@@ -32,19 +32,20 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from toolrl_box import rewards
 from toolrl_box.checkpoints import OPTIMIZER_PREFIX
+from toolrl_box.collect import Collector
 from toolrl_box.config import RunConfig
 from toolrl_box.dense import dense_logprobs, shares_prompts
 from toolrl_box.errors import ModelError
+from toolrl_box.losses import shaped, supervised_loss
 from toolrl_box.meter import Meter
 from toolrl_box.moments import moments, restore
 from toolrl_box.phases import RL, SFT
-from toolrl_box.rollout import MakeEnv, run_episodes
-from toolrl_box.samples import dialogue_to_sample, rollout_to_sample
+from toolrl_box.samples import Encode, dialogue_to_sample, rollout_to_sample
 from toolrl_box.seeds import derive
+from toolrl_box.signals import SFTTerm
 from toolrl_box.train import OnStep
-from toolrl_box.types import Group, Policy, Rollout, Sampling, Task, ToolFormat
+from toolrl_box.types import Rollout, Sample, Task, ToolFormat
 
 
 class TRLBackend:
@@ -54,24 +55,19 @@ class TRLBackend:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        policy: Policy,
-        encode: Callable[[str], list[int]],
-        decode: Callable[[Sequence[int]], str],
+        collect: Collector,
+        encode: Encode,
         fmt: ToolFormat,
-        make_env: MakeEnv,
         tasks_at: Callable[[int], Sequence[Task]],
         config: RunConfig,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._policy = policy
+        self._collect = collect
         self._encode = encode
-        self._decode = decode
         self._fmt = fmt
-        self._make_env = make_env
         self._tasks_at = tasks_at
         self._config = config
-        self._rubric = rewards.Rubric(config.rewards)
         self._optimizers: dict[str, torch.optim.AdamW] = {}
         self._pending: dict[str, dict[str, torch.Tensor]] = {}
 
@@ -98,10 +94,13 @@ class TRLBackend:
                 meter=meter,
                 share_prompts=not self._config.model.gradient_checkpointing
                 and shares_prompts(self.model),
+                gamma=phase.experts.gamma if phase.experts else 0.0,
+                term=phase.sft,
+                term_rows=lambda: self._term_rows(meter),
                 model=self.model,
                 processing_class=self.tokenizer,
                 reward_funcs=[_given_reward],
-                rollout_func=self._rollouts(tasks, first, meter),
+                rollout_func=self._rollouts(tasks, first, phase, meter),
                 train_dataset=Dataset.from_dict({"prompt": [str(i) for i in range(len(tasks))]}),
                 optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, warmup)),
                 callbacks=[meter],
@@ -121,6 +120,12 @@ class TRLBackend:
                 ),
             )
             self._train(trainer)
+
+    def _term_rows(self, meter: Meter) -> list[Sample]:
+        """Gold dialogues for the supervised term of the next mini-batch: over a step's
+        mini-batches each of its tasks once."""
+        tasks = [group.task for group in meter.groups][meter.updates :: meter.mini_batches]
+        return [dialogue_to_sample(task, self._fmt, self._encode) for task in tasks]
 
     def sft_steps(self, phase: SFT) -> int:
         if phase.steps is not None:
@@ -179,40 +184,23 @@ class TRLBackend:
     # --- rollouts ---------------------------------------------------------------------------
 
     def _rollouts(
-        self, tasks: Sequence[Task], first: int, meter: Meter
+        self, tasks: Sequence[Task], first: int, phase: RL, meter: Meter
     ) -> Callable[[list[str], Any], dict[str, Any]]:
         """TRL's ``rollout_func`` for one phase; prompts are indices into ``tasks``, because TRL
         passes no other column of the dataset."""
-        group_size, settings = self._config.grpo.group_size, self._config.rollout
+        group_size = self._config.grpo.group_size
         per_step = self._config.grpo.prompts_per_step
 
         def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
             start = time.perf_counter()
-            indices = [int(prompt) for prompt in prompts]
+            indices = [int(prompt) for prompt in prompts[::group_size]]
             step = first + indices[0] // per_step
-            seed = derive(self._config.seed, "rollout", step)
-            rollouts = [
-                rewards.apply(self._rubric, rollout)
-                for rollout in run_episodes(
-                    [tasks[i] for i in indices],
-                    self._policy,
-                    self._fmt,
-                    self._make_env,
-                    self._encode,
-                    self._decode,
-                    Sampling(settings.temperature, settings.max_new_tokens, seed),
-                    max_messages=settings.max_messages,
-                    max_tokens=settings.max_tokens,
-                    max_observation_tokens=settings.max_observation_tokens,
-                )
-            ]
-            meter.groups = tuple(
-                Group(rollouts[i].task, tuple(rollouts[i : i + group_size]))
-                for i in range(0, len(rollouts), group_size)
-            )
+            meter.rl_step = step
+            meter.groups = self._collect([tasks[i] for i in indices], step, phase)
             meter.add("seconds_rollout", time.perf_counter() - start)
             # TRL shuffles the batch with the global generator: make that a function of the step.
             torch.manual_seed(derive(self._config.seed, "shuffle", step))
+            rollouts = [rollout for group in meter.groups for rollout in group.rollouts]
             columns = self._columns(rollouts)
             meter.logprobs = columns.pop("sampled")
             return {**columns, "logprobs": None}
@@ -231,7 +219,8 @@ class TRLBackend:
             columns["prompt_ids"].append(list(sample.token_ids[:prompt]) or [end])
             columns["completion_ids"].append(list(sample.token_ids[prompt:]) if rest else [end])
             columns["env_mask"].append([int(m) for m in sample.loss_mask[prompt:]] if rest else [0])
-            columns["sampled"].append(list((sample.logprobs or ())[prompt:]) if rest else [0.0])
+            # Expert and hinted rows have none: the trainer scores them itself.
+            columns["sampled"].append(list((sample.logprobs or ())[prompt:]))
             columns["given"].append(rollout.reward)
         return columns
 
@@ -326,12 +315,70 @@ def _printer() -> type[TrainerCallback]:
 
 
 class _GRPO(GRPOTrainer):
-    """GRPO with stopwatches, and with a forward pass that computes nothing twice."""
+    """GRPO with stopwatches, with a forward pass that computes nothing twice, and with the
+    supervision that a phase brings into its steps.
 
-    def __init__(self, *, meter: Meter, share_prompts: bool, **kwargs: Any) -> None:
+    ``term_rows`` gives the gold samples of the supervised term for a mini-batch. Row ``foreign``
+    of a batch was not sampled by the policy from its own prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        meter: Meter,
+        share_prompts: bool,
+        gamma: float = 0.0,
+        term: SFTTerm | None = None,
+        term_rows: Callable[[], Sequence[Sample]] = tuple,
+        model: PreTrainedModel,
+        processing_class: PreTrainedTokenizerBase,
+        **kwargs: Any,
+    ) -> None:
         self._meter = meter
+        self._policy = model
+        self._pad_id = int(processing_class.pad_token_id)
         self._share_prompts = share_prompts
-        super().__init__(**kwargs)
+        self._gamma = gamma
+        self._term = term
+        self._term_rows = term_rows
+        self._shaped_B: torch.Tensor | None = None
+        super().__init__(model=model, processing_class=processing_class, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        sources = [rollout.source for group in self._meter.groups for rollout in group.rollouts]
+        if set(sources) == {"policy"}:
+            return output
+        device = output["completion_ids"].device
+        expert_B = torch.tensor([source == "expert" for source in sources], device=device)
+        foreign_B = torch.tensor([source != "policy" for source in sources], device=device)
+        width = output["completion_ids"].shape[1]
+        if "old_per_token_logps" not in output:  # one mini-batch a step: TRL takes a ratio of 1
+            output["old_per_token_logps"] = self._sampled(output["completion_ids"], width)
+        old_BT = output["old_per_token_logps"]
+        shaped_B = expert_B if self._gamma else torch.zeros_like(expert_B)
+        scored = (foreign_B & ~shaped_B).nonzero().flatten()
+        if len(scored):
+            ids_BT = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+            mask_BT = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+            with torch.no_grad():
+                old_BT[scored], _ = dense_logprobs(
+                    self._policy, ids_BT[scored], mask_BT[scored], width
+                )
+        output["shaped"] = shaped_B
+        return output
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        self._shaped_B = inputs.get("shaped")
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+        weight = self._term.at(self._meter.rl_step) if self._term else 0.0
+        rows = self._term_rows() if weight else ()
+        if not self._term or not rows:
+            return loss
+        term, nll = supervised_loss(model, rows, self._term.weighting, self._pad_id)
+        self._metrics["train"]["sft_term_nll"].append(nll.item())
+        self._metrics["train"]["sft_term_weight"].append(weight)
+        return loss + weight * term / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -350,6 +397,8 @@ class _GRPO(GRPOTrainer):
         logps, entropies = dense_logprobs(
             model, input_ids, attention_mask, logits_to_keep, share_prompts=self._share_prompts
         )
+        if self._shaped_B is not None and torch.is_grad_enabled():
+            logps = torch.where(self._shaped_B[:, None], shaped(logps, self._gamma), logps)
         return logps, entropies if compute_entropy else None, None
 
     def _sampled(self, input_ids: torch.Tensor, width: int) -> torch.Tensor:

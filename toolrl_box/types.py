@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Role = Literal["system", "user", "assistant", "tool"]
-Source = Literal["policy", "expert"]
+Source = Literal["policy", "hinted", "expert"]
+"""Who wrote a rollout: the policy, the policy with a hint that is not shown to it in training, or
+the task's gold dialogue."""
 State = Literal["healthy_call", "healthy_response", "text_pollution", "collapsed"]
 STATES: tuple[State, ...] = ("healthy_call", "healthy_response", "text_pollution", "collapsed")
 
@@ -162,6 +164,11 @@ class Group:
 
     task: Task
     rollouts: tuple[Rollout, ...]
+
+    @property
+    def own(self) -> tuple[Rollout, ...]:
+        """The policy's unaided rollouts: what it can do. They come first in the group."""
+        return tuple(rollout for rollout in self.rollouts if rollout.source == "policy")
 
     @property
     def rewards_G(self) -> tuple[float, ...]:

@@ -86,7 +86,7 @@ def test_a_composite_is_its_two_syllables(encode: Encode) -> None:
 def test_no_word_of_a_text_tears_a_value(encode: Encode) -> None:
     values = [word for kind in KINDS.values() for word in kind]
     for value in (*values, *(row.name for row in TOOLS)):
-        for before in (' ', '"', "\n", "("):
+        for before in (" ", '"', "\n", "("):
             assert encode(f"{before}{value}.")[-2:] == [*encode(value), *encode(".")], value
 
 

@@ -28,7 +28,7 @@ from toolrl_box.runlog import RIGHT_TOKEN
 # (KL over that partition bounds the true one from below); a full table would take gigabytes.
 FULL_TABLE = 4096
 SUPPORT = 256
-ROWS_PER_PASS = 3
+ROWS_PER_PASS = 4
 
 Floats = NDArray[np.float32]
 

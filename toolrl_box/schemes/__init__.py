@@ -11,7 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 from toolrl_box.errors import ConfigError, did_you_mean, lookup
 from toolrl_box.phases import Scheme
 from toolrl_box.schemes.erroneous import Erroneous
+from toolrl_box.schemes.hint import Hint
+from toolrl_box.schemes.icrl import ICRL
 from toolrl_box.schemes.interleaved import Interleaved
+from toolrl_box.schemes.mixed import Mixed
+from toolrl_box.schemes.off_policy import OffPolicy
 from toolrl_box.schemes.reflection import Reflection
 from toolrl_box.schemes.rl import RLOnly
 from toolrl_box.schemes.sft import SFTOnly
@@ -24,6 +28,10 @@ SCHEMES: Mapping[str, type[Any]] = {
     "interleaved": Interleaved,
     "erroneous": Erroneous,
     "reflection": Reflection,
+    "off_policy": OffPolicy,
+    "hint": Hint,
+    "mixed": Mixed,
+    "icrl": ICRL,
 }
 
 
