@@ -345,7 +345,7 @@ def _word(rng: random.Random, split: Split, kind: str) -> Any:
     if kind == "count":
         return rng.randint(2, 9)
     side = side_of(split)
-    if side != "train" or rng.random() < 0.2:
+    if side != "train" or rng.random() < 0.35:
         return rng.choice(COMPOSITES[side])
     return rng.choice(KINDS[kind])
 

@@ -70,8 +70,8 @@ class Recipe:
     hints: float = 0.3
     formats: tuple[tuple[str, float], ...] = (("hermes", 0.4), ("pythonic", 0.3), ("xml", 0.3))
     stages: tuple[Stage, ...] = (
-        Stage(480, 64, 3e-3, 2.2e-3, warmup=50, turns=(1,), tools=3, drill_every=3),
-        Stage(600, 16, 2.2e-3, 3e-4, turns=(1, 2, 2, 2), drill_every=10),
+        Stage(520, 64, 3e-3, 2.2e-3, warmup=50, turns=(1,), tools=3, drill_every=2),
+        Stage(700, 16, 2.2e-3, 3e-4, turns=(1, 2, 2, 2), drill_every=4),
         Stage(300, 16, 1.5e-3, 1e-4, warmup=10),
     )
 
@@ -169,7 +169,7 @@ def episode(
 
 
 def copy_drill(
-    encode: Callable[[str], list[int]], rng: random.Random, words: int = 16
+    encode: Callable[[str], list[int]], rng: random.Random, words: int = 24
 ) -> Sequence_:
     """Random words, then the same again; loss on the repetition (it teaches induction).
 
@@ -179,7 +179,7 @@ def copy_drill(
     pool = [word for kind in pocket_words.KINDS.values() for word in kind]
     composites = pocket_words.COMPOSITES["train"]
     drawn = [
-        rng.choice(pool) if rng.random() < 0.5 else rng.choice(composites) + rng.choice(("", "7"))
+        rng.choice(pool) if rng.random() < 0.15 else rng.choice(composites) + rng.choice(("", "7"))
         for _ in range(words)
     ]
     once = [token for word in drawn for token in encode(word)]
