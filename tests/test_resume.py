@@ -140,7 +140,9 @@ def assert_same_run(run_dir: Path, whole: Path) -> None:
 def test_the_undisturbed_run_really_trains_in_both_kinds_of_phase(whole: Path) -> None:
     metrics = RunLog.open(whole).metrics().set_index("step")
     assert metrics["phase_kind"].tolist()[1:] == 2 * (2 * ["rl"] + 3 * ["sft"])
-    assert (metrics["grad_norm"].loc[1:] > 0).all()
+    moved = metrics["grad_norm"].loc[1:] > 0  # an RL step without any reward moves nothing
+    assert moved[metrics["phase_kind"] == "sft"].all()
+    assert moved[metrics["phase_kind"] == "rl"].sum() >= 3
     assert {"optimizer_rl.safetensors", "optimizer_sft.safetensors"} <= set(
         files_of_last_checkpoint(whole)
     )

@@ -45,7 +45,10 @@ def test_the_scheme_begins_after_the_warm_up_and_never_sees_its_outcome() -> Non
 
 
 def test_without_updates_there_is_only_the_scheme() -> None:
-    assert list(WarmedUp(RLOnly(), updates=0).phases(CTX)) == [RL(3)]
+    phases = WarmedUp(RLOnly(), updates=0).phases(CTX)
+    assert next(phases) == RL(3)
+    with pytest.raises(StopIteration):
+        phases.send(Outcome(3))
 
 
 def test_the_warmed_up_model_is_the_base_that_is_evaluated_saved_and_measured_from(
