@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from toolrl_box import lab
 from toolrl_box.checkpoints import complete_steps
