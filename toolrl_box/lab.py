@@ -285,9 +285,9 @@ def format_for(config: RunConfig, world: World) -> ToolFormat:
 
 def gold_bank(config: RunConfig, fmt: ToolFormat, world: World, encode: Encode) -> Bank:
     """The probe's bank: gold episodes of a split of their own that succeed when played, the
-    shortest of four times as many in each category (a probe costs what its tokens cost)."""
+    shortest of eight times as many in each category (a probe costs what its tokens cost)."""
     episodes = config.probe.episodes
-    candidates = world.tasks("bank", 4 * episodes, config.env.seed)
+    candidates = world.tasks("bank", 8 * episodes, config.env.seed)
     by_category: dict[str, list[Task]] = {}
     for task in sorted(
         candidates, key=lambda task: len(dialogue_to_sample(task, fmt, encode).token_ids)

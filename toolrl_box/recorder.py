@@ -120,7 +120,9 @@ class Recorder:
             self._probe.rebase()
         probed = step > self._config.warmup_updates and step % self._config.probe.every == 0
         if probed or self._is_base(step):
-            row |= self._observe(step)
+            observed = self._observe(step)
+            observed["seconds_logging"] += row["seconds_logging"]
+            row |= observed
         alarms = self._alarms(step, row)
         if alarms and progress.alarm is None:
             progress.alarm = alarms[0]
@@ -160,12 +162,14 @@ class Recorder:
     def _observe(self, step: int) -> dict[str, float]:
         start = time.perf_counter()
         observation = self._probe()
+        seconds = time.perf_counter() - start
         self._log.probe(observation.summary(step))
         self._log.contexts(step, observation.contexts())
         return {
             "bank_nll": observation.nll,
             "bank_kl": observation.kl,
-            "seconds_probe": time.perf_counter() - start,
+            "seconds_probe": seconds,
+            "seconds_logging": time.perf_counter() - start - seconds,
         }
 
     def _evaluated(self, step: int) -> dict[str, float]:

@@ -61,18 +61,21 @@ class Observation:
             here = self.slots_N == index
             if not here.any():
                 continue
-            columns = [self.right_N[here], *self.control_NC[here].T]
-            for token, values in zip((RIGHT_TOKEN, *self.tokens), columns, strict=True):
-                low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+            columns_NC = np.column_stack([self.right_N[here], self.control_NC[here]])
+            means_C = columns_NC.mean(0).tolist()
+            quantiles_C = np.quantile(columns_NC, (0.05, 0.5, 0.95), axis=0).T.tolist()
+            for token, mean, (low, middle, high) in zip(
+                (RIGHT_TOKEN, *self.tokens), means_C, quantiles_C, strict=True
+            ):
                 rows.append(
                     {
                         "step": step,
                         "slot": slot,
                         "token": token,
-                        "mean_logprob": float(values.mean()),
-                        "q05": float(low),
-                        "q50": float(middle),
-                        "q95": float(high),
+                        "mean_logprob": mean,
+                        "q05": low,
+                        "q50": middle,
+                        "q95": high,
                         "n": int(here.sum()),
                     }
                 )
