@@ -62,5 +62,5 @@ def test_gold_that_fails_stops_the_run_and_says_why() -> None:
     config, _ = made("search")
     world = build_world("search", {"max_searches": 1})
     config = config.model_copy(update={"probe": config.probe.model_copy(update={"episodes": 4})})
-    with pytest.raises(DataError, match="'bank-0-1' does not succeed: max_searches"):
+    with pytest.raises(DataError, match=r"'bank-0-\d+' does not succeed: max_searches"):
         gold_bank(config, ALL_FORMATS["icrl"], world, ByteCodec().encode)
