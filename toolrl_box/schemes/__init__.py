@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from toolrl_box.errors import ConfigError, did_you_mean, lookup
+from toolrl_box.errors import lookup
+from toolrl_box.knobs import build
 from toolrl_box.phases import Scheme
 from toolrl_box.schemes.erroneous import Erroneous
 from toolrl_box.schemes.hint import Hint
@@ -38,17 +36,5 @@ SCHEMES: Mapping[str, type[Any]] = {
 def build_scheme(name: str, knobs: Mapping[str, Any]) -> Scheme:
     """The scheme with its knobs. Raises ConfigError for an unknown name, knob or value."""
     kind = lookup("scheme", name, SCHEMES)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for knob in knobs:
-        if knob not in known:
-            raise ConfigError(
-                f"unknown key 'scheme.{knob}' for scheme '{name}'"
-                f"{did_you_mean(knob, known) or ';'} one of: {', '.join(known) or '(none)'}"
-            )
-    try:
-        scheme: Scheme = TypeAdapter(kind).validate_python(dict(knobs))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"scheme.{where} = {first['input']!r}: {first['msg'].lower()}") from None
+    scheme: Scheme = build(kind, knobs, "scheme", f"scheme '{name}'")
     return scheme
