@@ -4,90 +4,43 @@
     python analysis/collapse.py --collect runs/collapse   # copies the small logs to results/
     python analysis/collapse.py                           # figure, table and summary from results/
 
-Input: ``results/collapse/<arm>/seed<k>/`` (config, environment, journal, metrics). Output:
-``results/collapse/{collapse.png,table.md,summary.json}``. A run counts as collapsed when its last
-evaluation at temperature 1 is below half of the base's; proportions carry exact (Clopper-Pearson)
-95% intervals, means a 95% bootstrap interval over seeds.
+Input: ``results/collapse`` (see ``study``). Output: ``collapse.png``, ``table.md`` and
+``summary.json`` there. A run counts as collapsed when its last evaluation at temperature 1 is
+below half of the base's.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from scipy.stats import binomtest, bootstrap
-
-from toolrl_box.runlog import RunLog
+from study import Runs, analyse, collapsed, mean_interval, share_interval
 
 mpl.use("Agg")
-RESULTS = Path(__file__).parent.parent / "results" / "collapse"
-LOGS = ("config.yaml", "environment.json", "journal.jsonl", "metrics.parquet")
 ARMS = ("rl", "interleaved", "rl-low-lr", "sft-only")
 COLORS = dict(zip(ARMS, ("#d55e00", "#0072b2", "#009e73", "#888888"), strict=True))
-FALLEN = 0.5
 
 
-def collect(runs: Path) -> None:
-    """Copy the small logs of every finished run; the rest stays where it is."""
-    for metrics in sorted(runs.glob("*/seed*/metrics.parquet")):
-        run = metrics.parent
-        target = RESULTS / run.parent.name / run.name
-        if RunLog.open(run).journal()[-1]["event"] != "finish":
-            print(f"left out, not finished: {run}")
-            continue
-        target.mkdir(parents=True, exist_ok=True)
-        for name in LOGS:
-            shutil.copy2(run / name, target / name)
-
-
-def load() -> dict[str, dict[int, pd.DataFrame]]:
-    """Metrics by arm and seed."""
-    return {
-        arm: {
-            int(path.name.removeprefix("seed")): RunLog.open(path).metrics()
-            for path in sorted((RESULTS / arm).glob("seed*"))
-        }
-        for arm in ARMS
-        if (RESULTS / arm).is_dir()
-    }
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean over seeds."""
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    result = bootstrap(
-        (np.array(values),), np.mean, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(result.low), float(result.high)
-
-
-def summarise(runs: dict[str, dict[int, pd.DataFrame]]) -> dict[str, dict[str, object]]:
+def summarise(runs: Runs) -> dict[str, dict[str, object]]:
     """Per arm: collapsed runs, final and best evaluation, supervised updates."""
     summary: dict[str, dict[str, object]] = {}
-    for arm, seeds in runs.items():
-        finals, bests, collapsed = [], [], []
-        for frame in seeds.values():
-            scores = frame["eval_sampled"].dropna().tolist()
-            finals.append(scores[-1])
-            bests.append(max(scores))
-            collapsed.append(scores[-1] < FALLEN * scores[0])
-        exact = binomtest(sum(collapsed), len(collapsed)).proportion_ci(0.95, "exact")
+    for arm in ARMS:
+        seeds = runs[arm]
+        scores = [frame["eval_sampled"].dropna().tolist() for frame in seeds.values()]
+        finals = [values[-1] for values in scores]
+        fallen = [seed for seed, frame in seeds.items() if collapsed(frame)]
         summary[arm] = {
             "runs": len(seeds),
-            "collapsed": sum(collapsed),
-            "collapsed_seeds": [s for s, c in zip(seeds, collapsed, strict=True) if c],
-            "collapse_interval": [float(exact.low), float(exact.high)],
+            "collapsed": len(fallen),
+            "collapsed_seeds": fallen,
+            "collapse_interval": share_interval(len(fallen), len(seeds)),
             "final": float(np.mean(finals)),
-            "final_interval": interval(finals),
+            "final_interval": mean_interval(finals),
             "finals": finals,
-            "best": float(np.mean(bests)),
+            "best": float(np.mean([max(values) for values in scores])),
             "sft_updates": float(
                 np.mean([(f["phase_kind"] == "sft").sum() for f in seeds.values()])
             ),
@@ -113,7 +66,7 @@ def table(summary: dict[str, dict[str, object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(runs: dict[str, dict[int, pd.DataFrame]], path: Path) -> None:
+def draw(runs: Runs, path: Path) -> None:
     """Evaluation, bank NLL and healthy share by update step; a line a seed, the mean in bold."""
     panels = {
         "success, held-out tasks, T = 1": lambda f: f["eval_sampled"],
@@ -122,7 +75,8 @@ def draw(runs: dict[str, dict[int, pd.DataFrame]], path: Path) -> None:
     }
     figure, axes = plt.subplots(1, len(panels), figsize=(13, 4.2), layout="constrained")
     for axis, (title, column) in zip(axes, panels.items(), strict=True):
-        for arm, seeds in runs.items():
+        for arm in ARMS:
+            seeds = runs[arm]
             curves = []
             for frame in seeds.values():
                 share = frame["step"] / frame["step"].max()
@@ -143,19 +97,13 @@ def draw(runs: dict[str, dict[int, pd.DataFrame]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--collect", type=Path, metavar="RUNS", help="copy small logs from here")
-    arguments = parser.parse_args()
-    if arguments.collect:
-        collect(arguments.collect)
-    runs = load()
+def write(runs: Runs, folder: Path) -> None:
     summary = summarise(runs)
-    (RESULTS / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (RESULTS / "table.md").write_text(table(summary))
-    draw(runs, RESULTS / "collapse.png")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "table.md").write_text(table(summary))
+    draw(runs, folder / "collapse.png")
     print(table(summary))
 
 
 if __name__ == "__main__":
-    main()
+    analyse(__doc__, "collapse", write)

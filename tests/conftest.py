@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM, Qwen2Tokenizer
 
     from toolrl_box.config import RunConfig
-    from toolrl_box.models.pocket import Recipe
+    from toolrl_box.models.pocket import PocketRecipe
     from toolrl_box.trl_backend import TRLBackend
     from toolrl_box.types import Environment, Message, Parsed, Step, Task
 
@@ -50,20 +50,22 @@ def encode(pocket_tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[in
 
 
 @pytest.fixture(scope="session")
-def tiny_recipe() -> Recipe:
+def tiny_recipe() -> PocketRecipe:
     """The recipe of a model that is much smaller than the pocket one."""
-    from toolrl_box.models.pocket import Recipe
+    from toolrl_box.models.pocket import PocketRecipe
 
-    return Recipe(hidden_size=32, layers=2, heads=2, head_dim=16, intermediate_size=64)
+    return PocketRecipe(hidden_size=32, layers=2, heads=2, head_dim=16, intermediate_size=64)
 
 
 @pytest.fixture
-def tiny_model(tiny_recipe: Recipe, pocket_tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+def tiny_model(
+    tiny_recipe: PocketRecipe, pocket_tokenizer: PreTrainedTokenizerBase
+) -> Qwen2ForCausalLM:
     """A fresh, untrained model: the same weights in every test. Its logits are spread, because
     with those of an untrained model positions and masks hardly matter."""
     import torch
 
-    from toolrl_box.models.pocket import new_model
+    from toolrl_box.models.pretrain import new_model
 
     torch.set_num_threads(1)
     model = new_model(tiny_recipe, pocket_tokenizer)
@@ -77,12 +79,13 @@ def tiny_model(tiny_recipe: Recipe, pocket_tokenizer: PreTrainedTokenizerBase) -
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained pocket model as a Hugging Face folder: it says nothing sensible, fast."""
-    from toolrl_box.models.pocket import Recipe, new_model
+    from toolrl_box.models.pocket import PocketRecipe
     from toolrl_box.models.pocket_tokenizer import build_tokenizer
+    from toolrl_box.models.pretrain import new_model
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = build_tokenizer()
-    recipe = Recipe(hidden_size=64, layers=2, heads=2, head_dim=32, intermediate_size=128)
+    recipe = PocketRecipe(hidden_size=64, layers=2, heads=2, head_dim=32, intermediate_size=128)
     new_model(recipe, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -124,7 +127,7 @@ def tiny_config() -> RunConfig:
 
 @pytest.fixture(scope="session")
 def make_backend(
-    tiny_recipe: Recipe, pocket_tokenizer: Qwen2Tokenizer, tiny_config: RunConfig
+    tiny_recipe: PocketRecipe, pocket_tokenizer: Qwen2Tokenizer, tiny_config: RunConfig
 ) -> Callable[..., TRLBackend]:
     """Makes a real TRL backend on a fresh tiny model, the same every time."""
     import torch
@@ -132,7 +135,7 @@ def make_backend(
     from toolrl_box.collect import Collector
     from toolrl_box.formats import FORMATS
     from toolrl_box.lab import TaskStream
-    from toolrl_box.models.pocket import new_model
+    from toolrl_box.models.pretrain import new_model
     from toolrl_box.policies.hf import HFPolicy
     from toolrl_box.rewards import Rubric
     from toolrl_box.trl_backend import TRLBackend

@@ -15,7 +15,8 @@ from toolrl_box import checkpoints
 from toolrl_box.config import RunConfig, parse
 from toolrl_box.envs.pocket import CATEGORIES, PocketEnv, make_tasks
 from toolrl_box.formats import FORMATS
-from toolrl_box.models.pocket import Recipe, new_model
+from toolrl_box.models.pocket import PocketRecipe
+from toolrl_box.models.pretrain import new_model
 from toolrl_box.phases import RL, SFT, Context
 from toolrl_box.probe.bank import build_bank
 from toolrl_box.probe.probe import Probe
@@ -115,7 +116,7 @@ class Played:
 class Laboratory:
     """Plays runs of eight RL steps into new folders."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Qwen2Tokenizer, encode: Encode) -> None:
+    def __init__(self, recipe: PocketRecipe, tokenizer: Qwen2Tokenizer, encode: Encode) -> None:
         self.recipe, self.tokenizer, self.encode = recipe, tokenizer, encode
 
     def play(self, folder: Path, stop_at: int | None = None, config: RunConfig = CONFIG) -> Played:
@@ -150,7 +151,9 @@ class Laboratory:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tiny_recipe: Recipe, pocket_tokenizer: Qwen2Tokenizer, encode: Encode) -> Laboratory:
+def laboratory(
+    tiny_recipe: PocketRecipe, pocket_tokenizer: Qwen2Tokenizer, encode: Encode
+) -> Laboratory:
     return Laboratory(tiny_recipe, pocket_tokenizer, encode)
 
 

@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 from toolrl_box.config import RunConfig, parse
 from toolrl_box.envs.pocket import PocketEnv, make_tasks
 from toolrl_box.errors import ModelError
+from toolrl_box.formats import FORMATS
 from toolrl_box.phases import RL, SFT
 from toolrl_box.runlog import METRICS
+from toolrl_box.samples import dialogue_to_sample
 from toolrl_box.train import StepResult
 from toolrl_box.trl_backend import TRLBackend
 from toolrl_box.types import Message, Parsed, Rollout, Step, Task
@@ -236,6 +238,14 @@ def test_supervised_updates_learn_the_gold_dialogues(make_backend: Make) -> None
 def test_a_phase_may_have_its_own_learning_rate(make_backend: Make) -> None:
     assert sft(make_backend(), SFT(TASKS, steps=2)).figures("lr") == [3e-3, 3e-3]
     assert sft(make_backend(), SFT(TASKS, steps=2, lr=1e-4)).figures("lr") == [1e-4, 1e-4]
+
+
+def test_the_learned_tokens_of_a_supervised_update_are_counted(
+    make_backend: Make, encode: Callable[[str], list[int]], tiny_config: RunConfig
+) -> None:
+    counted = sft(make_backend(), SFT(TASKS[:1], steps=2)).figures("sft_tokens")
+    learned = sum(dialogue_to_sample(TASKS[0], FORMATS["hermes"], encode).loss_mask)
+    assert counted == [tiny_config.sft.batch_size * learned] * 2
 
 
 def test_epochs_visit_every_task_in_an_order_of_their_own(make_backend: Make) -> None:

@@ -36,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-base = typer.Typer(no_args_is_help=True, help="Base models of the pocket laboratory.")
+base = typer.Typer(no_args_is_help=True, help="Base models of the laboratory.")
 app.add_typer(base, name="base")
 console = Console()
 
@@ -247,22 +247,28 @@ def list_(
 @base.command("build")
 def base_build(
     output: Annotated[Path, typer.Option(help="New or empty folder.")],
+    world: Annotated[str, typer.Option(help="pocket or search.")] = "pocket",
     noise: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of broken messages in the last stage.")
-    ] = 0.1,
+        float | None,
+        typer.Option(min=0, max=1, help="pocket: share of broken messages at the end. [0.1]"),
+    ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="search: share that searches without examples. [0.01]"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Train a base of the pocket model by its recipe (minutes) and measure it."""
+    """Train a base of an embedded model by its recipe (minutes) and measure it."""
     from toolrl_box.progress import UpdateBar, silence
 
     silence()
-    from toolrl_box.base import build
-    from toolrl_box.models.pocket import Recipe
+    from toolrl_box.base import build, recipe_for
 
+    recipe = recipe_for(world, seed, noise=noise, gate=gate)
     with UpdateBar(console) as bar:
-        success = build(Recipe(noise=noise, seed=seed), output, bar.show)
+        success = build(recipe, output, bar.show)
     for name, share in success.items():
-        _say(f"{name:<20}{share:.3f}")
+        _say(f"{name:<20}{share:.3g}")
     _say(f"base: {output}")
 
 

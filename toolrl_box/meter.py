@@ -40,6 +40,7 @@ class Meter(TrainerCallback):
         self.mini_batches = mini_batches
         self._on_step = on_step
         self._sums: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
         self._logs: list[dict[str, float]] = []
         self._started = time.perf_counter()
         self.groups: tuple[Group, ...] = ()
@@ -53,6 +54,10 @@ class Meter(TrainerCallback):
 
     def add(self, name: str, seconds: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + seconds
+
+    def count(self, name: str, amount: int) -> None:
+        """Add to a figure that is a step's total."""
+        self._counts[name] = self._counts.get(name, 0.0) + amount
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -84,10 +89,11 @@ class Meter(TrainerCallback):
             if theirs in self._logs[0]
         }
         figures["lr"] = self._logs[-1]["learning_rate"]
+        figures.update(self._counts)
         figures.update(_exclusive(self._sums))
         figures["seconds_step"] = time.perf_counter() - self._started
         result = StepResult(figures, self.groups)
-        self._logs, self._sums, self.groups = [], {}, ()
+        self._logs, self._sums, self._counts, self.groups = [], {}, {}, ()
         if self._on_step(result):
             control.should_training_stop = True
         self._started = time.perf_counter()

@@ -165,9 +165,11 @@ class Recorder:
         seconds = time.perf_counter() - start
         self._log.probe(observation.summary(step))
         self._log.contexts(step, observation.contexts())
+        p_call = observation.p_call
         return {
             "bank_nll": observation.nll,
             "bank_kl": observation.kl,
+            **({} if p_call is None else {"p_call": p_call}),
             "seconds_probe": seconds,
             "seconds_logging": time.perf_counter() - start - seconds,
         }
@@ -236,7 +238,8 @@ def _findings(rollout: Rollout, fmt: ToolFormat) -> Iterator[Finding]:
 def _group_figures(
     groups: Sequence[Group], findings: Sequence[Sequence[Sequence[Finding]]]
 ) -> dict[str, float]:
-    """Figures of a step's rollouts; shares are over messages, the rest are means.
+    """Figures of a step's rollouts; shares are over messages, ``sampled_tokens`` is a total, the
+    rest are means.
 
     All but the spread are about the policy's own rollouts; the spread is what advantages are made
     of, so hinted and expert ones count.
@@ -252,16 +255,23 @@ def _group_figures(
     states = Counter(finding.state for finding in flat)
     kinds = Counter(finding.kind for finding in flat)
     total = max(1, len(flat))
+    sampled = [r for group in groups for r in group.rollouts if r.source != "expert"]
     return {
         "reward": fmean(rollout.reward for rollout in rollouts),
         "reward_spread": fmean(spreads),
         "zero_spread": fmean(spread == 0 for spread in spreads),
-        "completion_tokens": fmean(sum(len(t.completion_ids) for t in r.turns) for r in rollouts),
+        "completion_tokens": fmean(map(_written, rollouts)),
         "messages": fmean(len(rollout.turns) for rollout in rollouts),
         "valid_calls": fmean(sum(len(t.parsed.calls) for t in r.turns) for r in rollouts),
+        "sampled_tokens": float(sum(_written(rollout) for rollout in sampled)),
         **{f"state_{state}": states[state] / total for state in STATES},
         **{f"kind_{kind}": count / total for kind, count in sorted(kinds.items())},
     }
+
+
+def _written(rollout: Rollout) -> int:
+    """Tokens of its messages."""
+    return sum(len(turn.completion_ids) for turn in rollout.turns)
 
 
 def _rollout_rows(

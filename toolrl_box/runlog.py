@@ -65,9 +65,10 @@ METRICS: dict[str, pa.DataType] = {
     **dict.fromkeys(
         (
             *("lr", "loss", "reward", "reward_spread", "zero_spread", "entropy", "grad_norm"),
-            *("clip_fraction", "kl", "bank_nll", "bank_kl"),
+            *("clip_fraction", "kl", "bank_nll", "bank_kl", "p_call"),
             *("sft_term_nll", "sft_term_weight"),
             *("completion_tokens", "messages", "valid_calls"),
+            *("sampled_tokens", "sft_tokens"),
             *(f"state_{state}" for state in STATES),
             *("eval_greedy", "eval_sampled"),
             *("seconds_rollout", "seconds_forward", "seconds_backward"),

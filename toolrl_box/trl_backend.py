@@ -375,6 +375,7 @@ class _GRPO(GRPOTrainer):
         rows = self._term_rows() if weight else ()
         if not self._term or not rows:
             return loss
+        self._meter.count("sft_tokens", sum(sum(row.loss_mask) for row in rows))
         term, nll = supervised_loss(model, rows, self._term.weighting, self._pad_id)
         self._metrics["train"]["sft_term_nll"].append(nll.item())
         self._metrics["train"]["sft_term_weight"].append(weight)
@@ -422,7 +423,7 @@ class _GRPO(GRPOTrainer):
 
 
 class _SFT(SFTTrainer):
-    """SFT with stopwatches."""
+    """SFT with stopwatches and a count of the learned tokens."""
 
     def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
         self._meter = meter
@@ -432,6 +433,7 @@ class _SFT(SFTTrainer):
         with self._meter.timed("training_step"):
             return super().training_step(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._meter.count("sft_tokens", int((inputs["labels"] != -100).sum()))
         with self._meter.timed("loss"):
-            return super().compute_loss(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]

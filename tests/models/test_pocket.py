@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,18 +23,9 @@ from toolrl_box.envs.pocket_words import COMPOSITES, KINDS, SYLLABLES, TOOLS
 from toolrl_box.errors import ConfigError, ModelError
 from toolrl_box.formats import FORMATS
 from toolrl_box.models import load_model
-from toolrl_box.models.pocket import (
-    Recipe,
-    Stage,
-    batches,
-    break_message,
-    build_base,
-    copy_drill,
-    episode,
-    loss_on,
-    new_model,
-)
+from toolrl_box.models.pocket import PocketRecipe, Stage, break_message, drilled_word, episode
 from toolrl_box.models.pocket_tokenizer import SPECIAL, TAGS, build_tokenizer, pieces
+from toolrl_box.models.pretrain import build_base, copy_drill, loss_on, new_model
 from toolrl_box.samples import dialogue_to_sample
 from toolrl_box.types import Message, Task, ToolCall, ToolFormat
 
@@ -212,7 +204,7 @@ def test_an_episode_ends_with_its_first_broken_message(encode: Encode) -> None:
 
 
 def test_the_copy_drill_learns_only_the_repetition(encode: Encode) -> None:
-    ids, mask = copy_drill(encode, random.Random(0))
+    ids, mask = copy_drill(encode, partial(drilled_word, random.Random(0)))
     half = len(ids) // 2
     assert ids[:half] == ids[half:]
     assert mask == [False] * half + [True] * half
@@ -225,31 +217,31 @@ SMALL = (
 
 
 def test_batches_are_a_function_of_the_recipe(encode: Encode) -> None:
-    recipe = Recipe(stages=SMALL)
-    for index, stage in enumerate(recipe.with_noise()):
-        once = list(batches(recipe, stage, index, encode))
-        assert once == list(batches(recipe, stage, index, encode))
-        assert once != list(batches(replace(recipe, seed=1), stage, index, encode))
+    recipe = PocketRecipe(stages=SMALL)
+    for index, stage in enumerate(recipe.plan()):
+        once = list(recipe.batches(index, encode))
+        assert once == list(recipe.batches(index, encode))
+        assert once != list(replace(recipe, seed=1).batches(index, encode))
         assert [len(rows) for rows in once] == [stage.batch] * stage.updates
 
 
 def test_the_noisy_and_the_clean_recipe_take_the_same_updates() -> None:
-    noisy, clean = Recipe(noise=0.1).with_noise(), Recipe(noise=0.0).with_noise()
+    noisy, clean = PocketRecipe(noise=0.1).plan(), PocketRecipe(noise=0.0).plan()
     assert [replace(stage, noise=0.0) for stage in noisy] == list(clean)
     assert [stage.noise for stage in noisy] == [0.0] * (len(noisy) - 1) + [0.1]
 
 
 def test_noise_leaves_the_stages_before_the_last_alone(encode: Encode) -> None:
-    noisy, clean = Recipe(noise=0.5, stages=SMALL), Recipe(noise=0.0, stages=SMALL)
-    first = [list(batches(r, r.with_noise()[0], 0, encode)) for r in (noisy, clean)]
-    last = [list(batches(r, r.with_noise()[1], 1, encode)) for r in (noisy, clean)]
+    noisy, clean = PocketRecipe(noise=0.5, stages=SMALL), PocketRecipe(noise=0.0, stages=SMALL)
+    first = [list(r.batches(0, encode)) for r in (noisy, clean)]
+    last = [list(r.batches(1, encode)) for r in (noisy, clean)]
     assert first[0] == first[1]
     assert last[0] != last[1]
 
 
 def test_the_tasks_of_the_base_are_none_of_the_laboratory(encode: Encode) -> None:
-    recipe = Recipe(hints=0.0)
-    rows = {tuple(ids) for batch in islice(batches(recipe, recipe.stages[2], 2, encode), 40)
+    recipe = PocketRecipe(hints=0.0)
+    rows = {tuple(ids) for batch in islice(recipe.batches(2, encode), 40)
             for ids, _ in batch}  # fmt: skip
     for split in ("train", "heldout", "bank"):
         for task in make_tasks(split, 100, 0, CATEGORIES):
@@ -280,7 +272,7 @@ def test_the_loss_is_the_mean_over_learned_tokens_and_ignores_padding(
         torch.testing.assert_close(loss_on(tiny_model, rows, pad), expected)
 
 
-def miniature(folder: Path, recipe: Recipe) -> list[float]:
+def miniature(folder: Path, recipe: PocketRecipe) -> list[float]:
     losses: list[float] = []
     figures = build_base(
         replace(recipe, stages=SMALL),
@@ -293,7 +285,7 @@ def miniature(folder: Path, recipe: Recipe) -> list[float]:
 
 
 def test_a_miniature_recipe_runs_saves_and_reloads(
-    tmp_path: Path, tiny_recipe: Recipe, pocket_tokenizer: Qwen2Tokenizer
+    tmp_path: Path, tiny_recipe: PocketRecipe, pocket_tokenizer: Qwen2Tokenizer
 ) -> None:
     threads = torch.get_num_threads()
     losses = miniature(tmp_path / "a", tiny_recipe)
@@ -321,7 +313,7 @@ def test_a_miniature_recipe_runs_saves_and_reloads(
 
 
 def test_new_weights_are_a_function_of_the_seed(
-    tiny_recipe: Recipe, pocket_tokenizer: Qwen2Tokenizer
+    tiny_recipe: PocketRecipe, pocket_tokenizer: Qwen2Tokenizer
 ) -> None:
     first, again, other = (
         new_model(recipe, pocket_tokenizer).lm_head.weight
@@ -332,7 +324,7 @@ def test_new_weights_are_a_function_of_the_seed(
 
 
 def test_the_default_model_has_the_size_that_is_promised(pocket_tokenizer: Qwen2Tokenizer) -> None:
-    model = new_model(Recipe(), pocket_tokenizer)
+    model = new_model(PocketRecipe(), pocket_tokenizer)
     assert 600_000 <= model.num_parameters() <= 2_000_000
 
 

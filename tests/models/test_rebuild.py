@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from toolrl_box.base import build
-from toolrl_box.models.pocket import DATA, Recipe
+from toolrl_box.models import DATA
+from toolrl_box.models.pocket import PocketRecipe
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ def test_a_rebuilt_base_succeeds_as_often_as_the_shipped_one(
     tmp_path: Path, name: str, noise: float
 ) -> None:
     shipped = json.loads((DATA / name / "recipe.json").read_text())
-    success = build(Recipe(noise=noise), tmp_path / "base", lambda done, total, loss: None)
+    success = build(PocketRecipe(noise=noise), tmp_path / "base", lambda done, total, loss: None)
     rebuilt = json.loads((tmp_path / "base" / "recipe.json").read_text())
     assert rebuilt["recipe"] == shipped["recipe"]
     # Another CPU rounds otherwise, and 1,780 updates make that another model; 200 tasks leave a

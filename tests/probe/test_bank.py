@@ -146,3 +146,14 @@ def test_a_bank_without_any_call_is_refused(encode: Encode) -> None:
     mute = Task("t", "base", (), TASKS[0].prompt, (Message("assistant", "Done."),))
     with pytest.raises(DataError, match="the probe's bank holds no tool call"):
         build_bank([mute], FORMATS["hermes"], encode)
+
+
+def test_the_first_calls_are_opening_messages_up_to_the_end_of_their_call(encode: Encode) -> None:
+    bank = build_bank(TASKS, FORMATS["hermes"], encode)
+    begins = [row for row, task in enumerate(TASKS) if task.gold[0].tool_calls]
+    assert 0 < len(begins) < len(TASKS)
+    assert [bank.rows_N[call.start] for call in bank.first_calls] == begins
+    for call, row in zip(bank.first_calls, begins, strict=True):
+        columns = bank.columns_N[call]
+        ids = [bank.sequences[row][column] for column in columns]
+        assert ids == encode(FORMATS["hermes"].render_message(TASKS[row].gold[0]))

@@ -157,8 +157,12 @@ def test_contexts_keep_every_position_in_the_order_of_the_bank(
 
 def test_the_mean_figures_are_means() -> None:
     values = np.array([-1.0, -3.0], dtype=np.float32)
-    seen = Observation(np.array([0, 1]), (), values, values, np.array([0.0, 0.5]), values[:, None])
+    calls = (slice(0, 1), slice(0, 2))
+    kl_N = np.array([0.0, 0.5], dtype=np.float32)
+    seen = Observation(np.array([0, 1]), calls, (), values, values, kl_N, values[:, None])
     assert (seen.nll, seen.kl) == (2.0, 0.25)
+    assert seen.p_call == pytest.approx((math.exp(-1) + math.exp(-4)) / 2)
+    assert replace(seen, first_calls=()).p_call is None
 
 
 def test_weights_that_are_not_finite_are_told(

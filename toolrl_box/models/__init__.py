@@ -21,8 +21,9 @@ from transformers import (
 
 from toolrl_box.errors import ConfigError, ModelError, did_you_mean
 from toolrl_box.models import smollm2
-from toolrl_box.models.pocket import DATA, END
+from toolrl_box.models.pretrain import END
 
+DATA = Path(__file__).parent / "data"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -1,72 +1,45 @@
-"""The embedded model: a 0.7M-parameter Qwen2 that has learned the pocket world by a seeded recipe.
+"""The recipe of the embedded model: a 0.6M-parameter Qwen2 that learns the pocket world.
 
-Job: build a base (:func:`build_base`), and find the bases that ship with the package.
-Input: a :class:`Recipe`. Output: an ordinary Hugging Face directory (safetensors, tokenizer,
-``recipe.json`` with the resolved recipe and the measured success).
+Input: nothing but the recipe's own settings. Output: the stages and batches that
+:func:`~toolrl_box.models.pretrain.build_base` trains on.
 
 The curriculum is what made the base learnable in the prototype: one-turn episodes with few tools
-and, in every third batch, a *copy drill* (random words, then the same again); then full episodes;
+and, in every second batch, a *copy drill* (random words, then the same again); then full episodes;
 then the *noise* stage, in which a share of the assistant messages is structurally broken and the
 episode cut there. Noise is a knob: 0 is the control and gets exactly as much training.
 
-Left out: checkpoints within a build (it takes minutes) and any use of TRL (this is pre-training).
+Left out: the training itself (``pretrain``).
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-
-import torch
-from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from toolrl_box.envs import pocket, pocket_words
 from toolrl_box.formats import FORMATS
-from toolrl_box.models.pocket_tokenizer import build_tokenizer
+from toolrl_box.models.pretrain import END, Encode, Recipe, Row, Schedule, copy_drill, pooled
 from toolrl_box.prompting import with_hint
 from toolrl_box.types import Message, Task, ToolCall, ToolFormat
 
-DATA = Path(__file__).parent / "data"
-END = "<|im_end|>"
-Sequence_ = tuple[list[int], list[bool]]  # token ids [T], loss mask [T]
-
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """``updates`` AdamW steps on batches of ``batch`` episodes with the learning rate going
-    linearly from ``lr`` to ``lr_end`` after ``warmup`` updates."""
+class Stage(Schedule):
+    """A stage on pocket episodes with one of ``turns`` user turns, ``tools`` tools listed (0: as
+    in training), and ``noise``, the probability that an assistant message is broken."""
 
-    updates: int
-    batch: int
-    lr: float
-    lr_end: float
-    warmup: int = 0
     turns: tuple[int, ...] = (2,)
     tools: int = 0
-    drill_every: int = 0
     noise: float = 0.0
 
-    def lr_at(self, update: int) -> float:
-        lr = self.lr + (self.lr_end - self.lr) * update / self.updates
-        return lr * min(1.0, (update + 1) / self.warmup) if self.warmup else lr
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that determines a base. ``noise``: probability that an assistant message of the
-    last stage is broken."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PocketRecipe(Recipe):
+    """Everything that determines a base. ``noise``: that of the last stage; ``hints``: share of
+    episodes with a hint in the prompt."""
 
     noise: float = 0.1
-    seed: int = 0
-    hidden_size: int = 128
-    layers: int = 3
-    heads: int = 2
-    head_dim: int = 64
-    intermediate_size: int = 256
     hints: float = 0.3
     formats: tuple[tuple[str, float], ...] = (("hermes", 0.4), ("pythonic", 0.3), ("xml", 0.3))
     stages: tuple[Stage, ...] = (
@@ -75,32 +48,37 @@ class Recipe:
         Stage(300, 16, 1.5e-3, 1e-4, warmup=10),
     )
 
-    def with_noise(self) -> tuple[Stage, ...]:
+    @property
+    def chat_template(self) -> str:
+        return FORMATS["hermes"].chat_template
+
+    def plan(self) -> tuple[Stage, ...]:
         *clean, last = self.stages
         return (*clean, replace(last, noise=self.noise))
 
+    def batches(self, index: int, encode: Encode) -> Iterable[list[Row]]:
+        stage = self.plan()[index]
+        rng = random.Random(f"base/{self.seed}/{index}")
+        names, weights = zip(*self.formats, strict=True)
+        made = 0
 
-def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Random weights; the head is untied (vLLM weight sync with a tied head is silently wrong)."""
-    torch.manual_seed(recipe.seed)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden_size,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=1,
-        head_dim=recipe.head_dim,  # type: ignore[call-arg]  # any keyword is kept
-        intermediate_size=recipe.intermediate_size,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Qwen2ForCausalLM(config)
+        def one() -> Row:
+            nonlocal made
+            made += 1
+            category = rng.choices(pocket.CATEGORIES, (4, 4, 2, 1))[0]
+            task = pocket.make_task(
+                "pretrain",
+                f"pretrain-{self.seed}-{index}-{made}",
+                category,
+                turns=rng.choice(stage.turns),
+                tools=stage.tools,
+            )
+            fmt = FORMATS[rng.choices(names, weights)[0]]
+            if rng.random() < self.hints:  # a hinted episode is never broken: hints help
+                return episode(with_hint(task), fmt, encode, 0.0, rng)
+            return episode(task, fmt, encode, stage.noise, rng)
 
-
-# --- data -----------------------------------------------------------------------------------
+        return pooled(stage, rng, one, lambda: copy_drill(encode, lambda: drilled_word(rng)))
 
 
 def break_message(text: str, fmt: ToolFormat, rng: random.Random) -> str:
@@ -139,10 +117,10 @@ def _any_call(rng: random.Random) -> ToolCall:
 def episode(
     task: Task,
     fmt: ToolFormat,
-    encode: Callable[[str], list[int]],
+    encode: Encode,
     noise: float,
     rng: random.Random,
-) -> Sequence_:
+) -> Row:
     """A gold dialogue as tokens with the loss on assistant messages; broken with ``noise``."""
     ids = encode(fmt.render(task.prompt, task.tools, generation_prompt=True))
     mask = [False] * len(ids)
@@ -168,118 +146,11 @@ def episode(
     return ids, mask
 
 
-def copy_drill(
-    encode: Callable[[str], list[int]], rng: random.Random, words: int = 24
-) -> Sequence_:
-    """Random words, then the same again; loss on the repetition (it teaches induction).
-
-    The words stand side by side: a separator would be the previous token of every word, and the
-    previous token is what induction goes by.
-    """
-    pool = [word for kind in pocket_words.KINDS.values() for word in kind]
-    composites = pocket_words.COMPOSITES["train"]
-    drawn = [
-        rng.choice(pool) if rng.random() < 0.15 else rng.choice(composites) + rng.choice(("", "7"))
-        for _ in range(words)
-    ]
-    once = [token for word in drawn for token in encode(word)]
-    return once + once, [False] * len(once) + [True] * len(once)
+def drilled_word(rng: random.Random) -> str:
+    """A word of the copy drill: mostly an invented one, of two or three tokens."""
+    if rng.random() < 0.15:
+        return rng.choice(_VALUES)
+    return rng.choice(pocket_words.COMPOSITES["train"]) + rng.choice(("", "7"))
 
 
-def batches(
-    recipe: Recipe, stage: Stage, index: int, encode: Callable[[str], list[int]]
-) -> Iterator[list[Sequence_]]:
-    """The stage's batches; length-sorted in pools of eight so that padding stays small."""
-    rng = random.Random(f"base/{recipe.seed}/{index}")
-    names, weights = zip(*recipe.formats, strict=True)
-    made = 0
-
-    def one() -> Sequence_:
-        nonlocal made
-        made += 1
-        category = rng.choices(pocket.CATEGORIES, (4, 4, 2, 1))[0]
-        task = pocket.make_task(
-            "pretrain",
-            f"pretrain-{recipe.seed}-{index}-{made}",
-            category,
-            turns=rng.choice(stage.turns),
-            tools=stage.tools,
-        )
-        fmt = FORMATS[rng.choices(names, weights)[0]]
-        if rng.random() < recipe.hints:  # a hinted episode is never broken: hints help
-            return episode(with_hint(task), fmt, encode, 0.0, rng)
-        return episode(task, fmt, encode, stage.noise, rng)
-
-    pool: list[list[Sequence_]] = []
-    for update in range(stage.updates):
-        if stage.drill_every and update % stage.drill_every == 0:
-            yield [copy_drill(encode, rng) for _ in range(stage.batch)]
-            continue
-        if not pool:
-            rows = sorted((one() for _ in range(8 * stage.batch)), key=lambda row: len(row[0]))
-            pool = [rows[i : i + stage.batch] for i in range(0, len(rows), stage.batch)]
-            rng.shuffle(pool)
-        yield pool.pop()
-
-
-# --- training -------------------------------------------------------------------------------
-
-
-def loss_on(model: Qwen2ForCausalLM, rows: Sequence[Sequence_], pad: int) -> torch.Tensor:
-    """Mean cross-entropy (nats) of the learned tokens of a batch."""
-    length = max(len(ids) for ids, _ in rows)
-    ids_BT = torch.full((len(rows), length), pad)
-    learn_BT = torch.zeros((len(rows), length), dtype=torch.bool)
-    for row, (ids, mask) in enumerate(rows):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
-        learn_BT[row, : len(ids)] = torch.tensor(mask)
-    # Right padding needs no attention mask: causal attention never looks at it.
-    hidden = model.model(input_ids=ids_BT[:, :-1]).last_hidden_state
-    target = learn_BT[:, 1:]
-    return F.cross_entropy(model.lm_head(hidden[target]), ids_BT[:, 1:][target])
-
-
-def build_base(
-    recipe: Recipe,
-    output: Path,
-    measure: Callable[[Path], dict[str, float]],
-    on_update: Callable[[int, int, float], None] = lambda done, total, loss: None,
-) -> dict[str, float]:
-    """Run the recipe and save the base to ``output``; returns the measured success.
-
-    ``measure`` scores the saved directory (it lives above this module); ``on_update`` is told
-    (updates done, total, loss). Deterministic on one thread.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    tokenizer = build_tokenizer()
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-
-    model = new_model(recipe, tokenizer).train()
-    pad = tokenizer.pad_token_id
-    assert isinstance(pad, int)
-    stages = recipe.with_noise()
-    total, done = sum(stage.updates for stage in stages), 0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.0)
-    for index, stage in enumerate(stages):
-        for update, rows in enumerate(batches(recipe, stage, index, encode)):
-            for group in optimizer.param_groups:
-                group["lr"] = stage.lr_at(update)
-            loss = loss_on(model, rows, pad)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            done += 1
-            on_update(done, total, loss.item())
-    torch.set_num_threads(threads)
-
-    output.mkdir(parents=True, exist_ok=True)
-    model.eval().save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    success = measure(output)
-    record = {"recipe": asdict(recipe), "success": success}
-    (output / "recipe.json").write_text(json.dumps(record, indent=2) + "\n")
-    return success
+_VALUES = [word for kind in pocket_words.KINDS.values() for word in kind]

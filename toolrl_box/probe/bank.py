@@ -44,12 +44,14 @@ SLOTS = (
 class Bank:
     """``sequences``: gold dialogues as token ids. Position ``n`` of the bank is the token
     ``sequences[rows_N[n]][columns_N[n]]`` in slot ``slots_N[n]`` (an index into SLOTS).
-    ``control``: the control tokens that are followed, piece -> token id."""
+    ``first_calls``: where in the bank each dialogue's first message stands, up to the end of its
+    call, if it is one. ``control``: the control tokens that are followed, piece -> token id."""
 
     sequences: tuple[tuple[int, ...], ...]
     rows_N: tuple[int, ...]
     columns_N: tuple[int, ...]
     slots_N: tuple[int, ...]
+    first_calls: tuple[slice, ...]
     control: dict[str, int]
 
 
@@ -61,9 +63,12 @@ def build_bank(tasks: Sequence[Task], fmt: ToolFormat, encode: Encode) -> Bank:
     rows: list[int] = []
     columns: list[int] = []
     slots: list[int] = []
+    first_calls: list[slice] = []
     for row, sample in enumerate(samples):
-        for start, stop in _messages(sample, end_id):
+        for place, (start, stop) in enumerate(_messages(sample, end_id)):
             ids = sample.token_ids[start:stop]
+            if place == 0 and _find(ids, opening) is not None:
+                first_calls.append(slice(len(rows), len(rows) + len(ids) - 1))
             rows += [row] * len(ids)
             columns += range(start, stop)
             slots += [SLOTS.index(slot) for slot in name_slots(ids, opening, closing)]
@@ -74,6 +79,7 @@ def build_bank(tasks: Sequence[Task], fmt: ToolFormat, encode: Encode) -> Bank:
         rows_N=tuple(rows),
         columns_N=tuple(columns),
         slots_N=tuple(slots),
+        first_calls=tuple(first_calls),
         control=control_ids(fmt.control_tokens, encode),
     )
 

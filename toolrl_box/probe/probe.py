@@ -35,9 +35,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """``right_N``, ``entropy_N``, ``kl_N`` in nats; ``control_NC`` log-probs in nats."""
+    """``right_N``, ``entropy_N``, ``kl_N`` in nats; ``control_NC`` log-probs in nats;
+    ``first_calls`` as in :class:`~toolrl_box.probe.bank.Bank`."""
 
     slots_N: NDArray[np.int64]
+    first_calls: tuple[slice, ...]
     tokens: tuple[str, ...]
     right_N: Floats
     entropy_N: Floats
@@ -53,6 +55,13 @@ class Observation:
     def kl(self) -> float:
         """Mean KL(policy ‖ base) over the bank, nats."""
         return float(self.kl_N.mean())
+
+    @property
+    def p_call(self) -> float | None:
+        """Probability of the exact first gold call of a dialogue, mean over those that begin with
+        one (None without any): it shows a call being learned long before success does."""
+        logprobs = [float(self.right_N[call].sum()) for call in self.first_calls]
+        return float(np.exp(logprobs).mean()) if logprobs else None
 
     def summary(self, step: int) -> list[dict[str, Any]]:
         """Rows for ``probe.parquet``: one per slot and token."""
@@ -145,6 +154,7 @@ class Probe:
         self._right_N = torch.cat([p.right_N for p in self._passes])[self._order]
         self._control_C = torch.tensor(list(bank.control.values()), device=device)
         self._slots_N = np.array(bank.slots_N)
+        self._first_calls = bank.first_calls
         self._base_NK, self._support_NK = self._remember(self._logprobs())
 
     @torch.no_grad()
@@ -181,6 +191,7 @@ class Probe:
         kl_N = (here_NK.exp() * (here_NK - self._base_NK)).sum(-1)
         return Observation(
             slots_N=self._slots_N,
+            first_calls=self._first_calls,
             tokens=self._tokens,
             right_N=_numpy(now_NV.gather(1, self._right_N[:, None])[:, 0]),
             entropy_N=_numpy(-(now_NV.exp() * now_NV).sum(-1)),
