@@ -8,8 +8,9 @@ First a *copy drill* and one-hop questions, then all questions, always with one 
 examples before them and in tags drawn anew for each episode; last the *gate*: half of the episodes
 have no example, and of these only a share ``gate`` searches at all, the others guess an answer in
 plain text. How probable the first gold call is without examples (p_call) hangs on that share; RL
-starts from there. No episode has the tag names that training uses (those of ICRL, arXiv 2603.08068)
-nor a relation that is held out; both occur as words of the drill.
+starts from there. Each tag name occurs, because a token that is never a target cannot be copied;
+the names of search and answer that training uses (those of ICRL, arXiv 2603.08068) never do
+*together*. Relations that are held out are words of the drill only.
 
 Left out: the training itself (``pretrain``), the world (``envs.search``).
 """
@@ -99,9 +100,11 @@ class SearchRecipe(Recipe):
 
 
 def draw_markup(rng: random.Random) -> Markup:
-    """Tags whose names are none of the paper's."""
-    think, search, information, answer = (rng.choice(TAG_NAMES[tag][1:]) for tag in TAGS)
-    return Markup(think, search, information, answer, rng.choice(BRACKETS))
+    """Tags by chance, but never the paper's names of both search and answer."""
+    while True:
+        think, search, information, answer = (rng.choice(TAG_NAMES[tag]) for tag in TAGS)
+        if (search, answer) != (TAG_NAMES["search"][0], TAG_NAMES["answer"][0]):
+            return Markup(think, search, information, answer, rng.choice(BRACKETS))
 
 
 def drilled_word(rng: random.Random) -> str:
