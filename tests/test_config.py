@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -105,3 +106,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed_once_made() -> None:
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("named", ["pocket", {"name": "pocket"}])
+def test_a_worlds_default_model_gives_way_to_a_model_named_in_either_form(named: Any) -> None:
+    assert load(options={"env": "search"}).model.name == "search"
+    assert load(options={"env": "search", "model": named}).model.name == "pocket"
+    assert load(options={"env": "search", "model.precision": "bf16"}).model.name == "search"

@@ -214,6 +214,7 @@ MODEL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 # The same for worlds: what differs from the pocket world's settings.
 WORLD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "search": {
+        "model.name": "search",
         "format": "icrl",
         "rewards": {"accuracy": 0.8, "format": 0.2},  # arXiv 2603.08068
     },
@@ -289,7 +290,9 @@ def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
             section: Any = values
             for parent in parents:
                 section = section.get(parent) if isinstance(section, dict) else None
-            if not isinstance(section, dict) or last not in section:
+            # A section may be written as its name alone.
+            given = [*section] if isinstance(section, dict) else ["name"] if section else []
+            if last not in given:
                 put(values, key, default)
     return values
 

@@ -34,9 +34,16 @@ class Loaded:
     stop_ids: tuple[int, ...]
 
 
+def _search(gate: str) -> Callable[[], Path]:
+    return lambda: DATA / f"search-{gate}"
+
+
 MODELS: Mapping[str, tuple[str, Callable[[], Path]]] = {
     "pocket": ("0.7M Qwen2, noisy base (the laboratory's default)", lambda: DATA / "noisy"),
     "pocket-clean": ("the same without structural noise: the control", lambda: DATA / "clean"),
+    "search": ("the search world's base: follows an example, hardly calls without", _search("mid")),
+    "search-high": ("the same, more likely to call without an example", _search("high")),
+    "search-low": ("the same, less likely to call without an example", _search("low")),
     "smollm2": ("SmolLM2-135M-Instruct, converted at first use (extra smollm2)", smollm2.folder),
 }
 # Models that are made on this machine before they can be loaded.
