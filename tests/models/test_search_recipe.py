@@ -62,15 +62,16 @@ def test_neither_the_tags_of_training_nor_held_out_relations_are_taught(
         assert {markup.names[tag] for markup in drawn} == set(TAG_NAMES[tag])
 
 
-def test_all_but_the_first_example_is_learned(
-    page: list[Task], encode: Encode, pocket_tokenizer: Qwen2Tokenizer
+@pytest.mark.parametrize("first", [True, False])
+def test_every_example_is_learned_the_first_only_where_it_is_meant_to_be(
+    page: list[Task], encode: Encode, pocket_tokenizer: Qwen2Tokenizer, first: bool
 ) -> None:
-    task, first, second, _ = page
-    row = SearchRecipe().episode(task, [first, second], encode, random.Random(0))
+    task, *examples = page[:3]
+    row = SearchRecipe().episode(task, examples, first, encode, random.Random(0))
     fmt = Icrl(draw_markup(random.Random(0)))
     said = [
         fmt.render_message(message) + "<|im_end|>"
-        for shown in (second, task)
+        for shown in ((*examples, task) if first else (examples[1], task))
         for message in shown.gold
         if message.role == "assistant"
     ]
@@ -82,7 +83,7 @@ def test_the_gate_is_the_share_that_searches_without_an_example(
 ) -> None:
     def searches(gate: float) -> int:
         recipe, rng = SearchRecipe(gate=gate), random.Random(0)
-        rows = [recipe.episode(page[0], [], encode, rng) for _ in range(400)]
+        rows = [recipe.episode(page[0], [], False, encode, rng) for _ in range(400)]
         texts = [learned(row, pocket_tokenizer) for row in rows]
         guesses = sum(text.startswith(("It is ", "I think it is ")) for text in texts)
         return len(texts) - guesses

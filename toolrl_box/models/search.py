@@ -5,10 +5,12 @@ Input: nothing but the recipe's own settings. Output: the stages and batches tha
 :func:`~toolrl_box.models.pretrain.build_base` trains on.
 
 First a *copy drill* and one-hop questions, then all questions, always with one to three solved
-examples before them and in tags drawn anew for each episode; last the *gate*: half of the episodes
-have no example, and of these only a share ``gate`` searches at all, the others guess an answer in
-plain text. How probable the first gold call is without examples (p_call) hangs on that share; RL
-starts from there. Each tag name occurs, because a token that is never a target cannot be copied;
+examples before them and in tags drawn anew for each episode; all assistant messages are learned.
+Last the *gate*: half of the episodes have no example, and of these only a share ``gate`` searches
+at all, the others guess an answer in plain text. How probable the first gold call is without
+examples (p_call) hangs on that share; RL starts from there.
+
+Each tag name occurs, because a token that is never a target cannot be copied;
 the names of search and answer that training uses (those of ICRL, arXiv 2603.08068) never do
 *together*. Relations that are held out are words of the drill only.
 
@@ -37,10 +39,12 @@ PAGES = 1_000_000  # more than a stage ever reads
 
 @dataclass(frozen=True, slots=True)
 class Stage(Schedule):
-    """A stage on questions of ``categories`` with one of ``shots`` examples before each."""
+    """A stage on questions of ``categories`` with one of ``shots`` examples before each; with
+    ``first`` the first example, which nothing precedes, is learned too."""
 
     categories: tuple[str, ...] = CATEGORIES
     shots: tuple[int, ...] = (1, 2, 3)
+    first: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ class SearchRecipe(Recipe):
     stages: tuple[Stage, ...] = (
         Stage(300, 32, 3e-3, 2.5e-3, warmup=50, categories=("one_hop",), drill_every=2),
         Stage(450, 16, 2.5e-3, 5e-4, drill_every=4),
-        Stage(150, 16, 1e-3, 1e-4, shots=(0, 0, 0, 1, 2, 3)),
+        Stage(150, 16, 1e-3, 1e-4, shots=(0, 0, 0, 1, 2, 3), first=False),
     )
 
     @property
@@ -73,7 +77,8 @@ class SearchRecipe(Recipe):
                 page = next(pages)
                 ahead.extend((task, [t for t in page if t is not task]) for task in page)
             task, others = ahead.pop()
-            return self.episode(task, rng.sample(others, rng.choice(stage.shots)), encode, rng)
+            examples = rng.sample(others, rng.choice(stage.shots))
+            return self.episode(task, examples, stage.first, encode, rng)
 
         return pooled(stage, rng, one, lambda: copy_drill(encode, lambda: drilled_word(rng)))
 
@@ -83,15 +88,19 @@ class SearchRecipe(Recipe):
             yield SearchEnv().tasks("pretrain", PAGE, page, stage.categories)
 
     def episode(
-        self, task: Task, examples: Sequence[Task], encode: Encode, rng: random.Random
+        self,
+        task: Task,
+        examples: Sequence[Task],
+        first: bool,
+        encode: Encode,
+        rng: random.Random,
     ) -> Row:
-        """The examples and the task in tags of their own; loss on every assistant message but
-        those of the first example, which shows the tags."""
+        """The examples and the task in tags of their own; loss on every assistant message, those
+        of the first example only if ``first``."""
         if examples:
-            opening = len(with_demonstrations(task, examples[:1]).prompt) - 1
-            prompt = with_demonstrations(task, examples).prompt
-            shown = (*prompt, *task.gold)
-            task = replace(task, prompt=shown[: opening + 1], gold=shown[opening + 1 :])
+            shown = (*with_demonstrations(task, examples).prompt, *task.gold)
+            opening = 2 if first else len(with_demonstrations(task, examples[:1]).prompt)
+            task = replace(task, prompt=shown[:opening], gold=shown[opening:])
         elif rng.random() >= self.gate:
             guess = rng.choice(GUESSES).format(object=rng.choice(COMPOSITES["train"]))
             task = replace(task, gold=(Message("assistant", guess),))
