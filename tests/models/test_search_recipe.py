@@ -13,13 +13,13 @@ from transformers import Qwen2Tokenizer
 
 from toolrl_box.base import recipe_for
 from toolrl_box.envs.search import SearchEnv
-from toolrl_box.envs.search_words import HELDOUT_RELATIONS, TAG_NAMES
+from toolrl_box.envs.search_words import BRACKETS, HELDOUT_RELATIONS, TAG_NAMES
 from toolrl_box.errors import ConfigError
 from toolrl_box.formats.icrl import Icrl
-from toolrl_box.markup import TAGS
+from toolrl_box.markup import TAGS, Markup
 from toolrl_box.models.pocket import PocketRecipe
 from toolrl_box.models.pretrain import build_base, copy_drill
-from toolrl_box.models.search import SearchRecipe, Stage, draw_markup, drilled_word
+from toolrl_box.models.search import SearchRecipe, Stage, draw_markup, drilled_word, is_target
 from toolrl_box.types import Task
 
 Encode = Callable[[str], list[int]]
@@ -57,7 +57,9 @@ def test_neither_the_tags_of_training_nor_held_out_relations_are_taught(
             for relation in HELDOUT_RELATIONS:
                 assert relation not in text
     drawn = [draw_markup(random.Random(seed)) for seed in range(400)]
-    assert not any((m.search, m.answer) == ("search", "answer") for m in drawn)
+    assert not any(map(is_target, drawn))
+    assert is_target(Markup())
+    assert {markup.brackets for markup in drawn} == set(BRACKETS)
     for tag in TAGS:
         assert {markup.names[tag] for markup in drawn} == set(TAG_NAMES[tag])
 

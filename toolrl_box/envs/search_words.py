@@ -17,7 +17,7 @@ RELATIONS = (
 TRAINED_RELATIONS, HELDOUT_RELATIONS = RELATIONS[:12], RELATIONS[12:]
 
 # Names of the four tags. The first of each is the paper's (arXiv 2603.08068) and the target of
-# training; pre-training draws from all, but never the first of search and of answer together.
+# training; pre-training draws from all, but never the first of search and answer and brackets.
 TAG_NAMES: Mapping[str, tuple[str, ...]] = {
     "think": ("think", "plan", "reason", "thought", "idea", "note"),
     "search": (

@@ -10,9 +10,9 @@ Last the *gate*: half of the episodes have no example, and of these only a share
 at all, the others guess an answer in plain text. How probable the first gold call is without
 examples (p_call) hangs on that share; RL starts from there.
 
-Each tag name occurs, because a token that is never a target cannot be copied;
-the names of search and answer that training uses (those of ICRL, arXiv 2603.08068) never do
-*together*. Relations that are held out are words of the drill only.
+Each tag name and bracket occurs, because a token that is never a target cannot be copied; the
+*triple* that training uses (names of search and answer and the bracket, those of ICRL, arXiv
+2603.08068) never does. Relations that are held out are words of the drill only.
 
 Left out: the training itself (``pretrain``), the world (``envs.search``).
 """
@@ -55,7 +55,7 @@ class SearchRecipe(Recipe):
     gate: float = 0.01
     stages: tuple[Stage, ...] = (
         Stage(300, 32, 3e-3, 2.5e-3, warmup=50, categories=("one_hop",), drill_every=2),
-        Stage(450, 16, 2.5e-3, 5e-4, drill_every=4),
+        Stage(850, 16, 2.5e-3, 3e-4, drill_every=4),
         Stage(150, 16, 1e-3, 1e-4, shots=(0, 0, 0, 1, 2, 3), first=False),
     )
 
@@ -109,11 +109,17 @@ class SearchRecipe(Recipe):
 
 
 def draw_markup(rng: random.Random) -> Markup:
-    """Tags by chance, but never the paper's names of both search and answer."""
+    """Tags by chance, but never those of the paper for search and answer in its brackets."""
     while True:
         think, search, information, answer = (rng.choice(TAG_NAMES[tag]) for tag in TAGS)
-        if (search, answer) != (TAG_NAMES["search"][0], TAG_NAMES["answer"][0]):
-            return Markup(think, search, information, answer, rng.choice(BRACKETS))
+        drawn = Markup(think, search, information, answer, rng.choice(BRACKETS))
+        if not is_target(drawn):
+            return drawn
+
+
+def is_target(markup: Markup) -> bool:
+    """Whether search and answer look as in training."""
+    return all(markup.open(tag) == Markup().open(tag) for tag in ("search", "answer"))
 
 
 def drilled_word(rng: random.Random) -> str:
