@@ -161,10 +161,10 @@ def test_no_sound_checkpoint_is_one_line_with_every_reason(tmp_path: Path) -> No
         checkpoints.latest(tmp_path)
 
 
-def test_thinning_keeps_the_weights_of_all_and_the_moments_of_the_newest(tmp_path: Path) -> None:
+def test_thinning_keeps_the_weights_of_all_and_the_moments_of_the_chosen(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3)
-    checkpoints.thin(tmp_path, keep=2)
-    checkpoints.thin(tmp_path, keep=2)
+    checkpoints.thin(tmp_path, keep=(2, 3))
+    checkpoints.thin(tmp_path, keep=(2, 3))
     for step in (1, 2, 3):
         path = checkpoints.path_of(tmp_path, step)
         assert checkpoints.verify(path) == {"step": step}
@@ -174,7 +174,7 @@ def test_thinning_keeps_the_weights_of_all_and_the_moments_of_the_newest(tmp_pat
 
 def test_a_thinned_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1, 2)
-    checkpoints.thin(tmp_path, keep=1)
+    checkpoints.thin(tmp_path, keep=(2,))
     shutil.rmtree(second)
     with pytest.raises(CheckpointError, match=f"{first} was thinned: it holds no optimiser"):
         checkpoints.latest(tmp_path)
@@ -191,7 +191,7 @@ def test_a_kill_while_thinning_leaves_a_sound_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", kill)
         with pytest.raises(Killed):
-            checkpoints.thin(tmp_path, keep=1)
+            checkpoints.thin(tmp_path, keep=(2,))
     assert checkpoints.verify(first) == {"step": 1}
 
 

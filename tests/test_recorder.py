@@ -212,6 +212,7 @@ def test_the_journal_tells_the_phases_with_their_outcomes(whole: Played) -> None
     assert [event["outcome"]["steps"] for event in ends] == [3, 2, 3, 2, 2, 2]
     assert starts[1]["detail"]["tasks"] == [task.id for task in TASKS[:3]]
     neutral = {"lr": None, "experts": None, "hints": None, "shots": 0, "sft": None}
+    neutral |= {"until": None, "grace": 0, "lr_factor": 1.0, "beta": None}
     assert starts[0]["detail"] == {"steps": 3, "fresh_optimizer": False, **neutral}
     assert journal[-1] == {"event": "finish", "step": 14, "rl_step": 8}
 

@@ -91,6 +91,9 @@ class Notes:
         self.saved = json.dumps(progress.to_json())
         return progress.step == self.stop_at
 
+    def rollback(self, progress: Progress, before: int) -> None:
+        self.told.append(("rollback", progress.step, before))
+
     def phase_end(self, progress: Progress, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.told.append(("phase_end", progress.phase, outcome))

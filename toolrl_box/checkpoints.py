@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -114,10 +114,10 @@ def sweep(run_dir: Path, step: int) -> None:
                 shutil.rmtree(path)
 
 
-def thin(run_dir: Path, keep: int = 2) -> None:
-    """Drop the optimiser files of all but the newest ``keep`` checkpoints (two thirds of their
-    size); the weights stay, for evaluation and rollback."""
-    for step in complete_steps(run_dir)[:-keep]:
+def thin(run_dir: Path, keep: Collection[int]) -> None:
+    """Drop the optimiser files of all checkpoints but those of the steps ``keep`` (two thirds of
+    their size); the weights stay, for evaluation and rollback."""
+    for step in set(complete_steps(run_dir)).difference(keep):
         path = path_of(run_dir, step)
         try:
             files = _marker(path)["files"]

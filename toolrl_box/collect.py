@@ -51,10 +51,11 @@ class Collector:
                 f"{taken} of the {grpo.group_size} rollouts of a group would be hinted or "
                 "replaced; at least one must be the policy's own"
             )
-        if experts.count and experts.gamma and grpo.beta:
+        beta = grpo.beta if phase.beta is None else phase.beta
+        if experts.count and experts.gamma and beta:
             raise ConfigError(
                 f"expert tokens with gamma = {experts.gamma} leave the ratio that the KL term is "
-                f"made from; set grpo.beta to 0 (it is {grpo.beta}) or gamma to 0"
+                f"made from; set beta to 0 (it is {beta}) or gamma to 0"
             )
         if hints.count and hints.source == "llm" and self.llm_hint is None:
             raise ConfigError(

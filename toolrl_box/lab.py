@@ -159,7 +159,7 @@ class _Lab:
         self.bank = gold_bank(config, self.fmt, self.world, self.policy.encode)
         stream = TaskStream(config, self.world)
         tasks = {task.id: task for task in stream.tasks}
-        self.ctx = Context(config.steps, tasks, self._other_tasks)
+        self.ctx = Context(config.steps, tasks, self._other_tasks, build_scheme=build_scheme)
         judge = config.reflection.judge
         self.judge = None if judge is None else Judge(judge)
         collect = Collector(

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from toolrl_box.errors import ConfigError
 from toolrl_box.signals import Experts, Hints, SFTTerm
-from toolrl_box.types import Alarm, Task
+from toolrl_box.types import Alarm, Level, Task
 
 Rule = Literal["all_failed", "any_failed"]
 
@@ -26,7 +26,9 @@ class RL:
     ``fresh_optimizer`` drops the moments of the previous RL phase, as the published code does;
     ``lr`` replaces the run's own within this phase (``warmup_steps`` count over the whole run).
     ``experts``, ``hints``, ``shots`` (demonstrations in the prompt) and ``sft`` bring supervision
-    into the steps themselves.
+    into the steps themselves. With ``until`` an alarm of that level or above ends the phase after
+    its step, except in the first ``grace`` steps. ``lr_factor`` scales the learning rate, ``beta``
+    replaces the run's KL coefficient.
     """
 
     steps: int
@@ -36,8 +38,16 @@ class RL:
     hints: Hints | None = None
     shots: int = 0
     sft: SFTTerm | None = None
+    until: Level | None = None
+    grace: int = 0
+    lr_factor: float = 1.0
+    beta: float | None = None
 
     kind = "rl"
+
+    def ends_with(self, alarm: Alarm, done: int) -> bool:
+        """Whether ``alarm``, raised by the phase's step number ``done``, ends it."""
+        return self.until is not None and done > self.grace and alarm.reaches(self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,18 @@ class SFT:
     kind = "sft"
 
 
-Phase = RL | SFT
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Back to the newest scheduled checkpoint at or before step ``before``: weights, moments and
+    detectors. Steps, RL budget, seeds and logs go on, so what is sampled next is new."""
+
+    before: int
+
+    kind = "rollback"
+    steps = 0
+
+
+Phase = RL | SFT | Rollback
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +88,8 @@ class GroupResult:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a phase did: steps done in it, its groups (RL only), and the alarm that ended it."""
+    """What a phase did: steps done in it, its groups (RL only), and its gravest alarm, the last of
+    them (the one that ended it, if one did)."""
 
     steps: int
     groups: tuple[GroupResult, ...] = ()
@@ -105,6 +127,10 @@ def _no_other_domain() -> tuple[Task, ...]:
     raise ConfigError("this world has no tasks of another domain")
 
 
+def _no_schemes(name: str, knobs: Mapping[str, Any]) -> Scheme:
+    raise ConfigError(f"scheme '{name}' cannot be built here")
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a scheme may know: the RL budget and the training tasks by id.
@@ -112,13 +138,15 @@ class Context:
     ``other_tasks()``: as many tasks of another domain (ConfigError in a world without one).
     ``reflect(keys, texts)``: at most ``texts`` dialogues about each of these failed rollouts, as
     tasks whose gold is the reflection. The same keys give the same texts, also when a run is
-    resumed, so that a scheme stays a function of its outcomes.
+    resumed, so that a scheme stays a function of its outcomes. ``build_scheme(name, knobs)``: for
+    schemes that wrap another.
     """
 
     steps: int
     tasks: Mapping[str, Task]
     other_tasks: Callable[[], tuple[Task, ...]] = _no_other_domain
     reflect: Callable[[Sequence[RolloutKey], int], tuple[Task, ...]] = lambda keys, texts: ()
+    build_scheme: Callable[[str, Mapping[str, Any]], Scheme] = _no_schemes
 
 
 class Scheme(Protocol):

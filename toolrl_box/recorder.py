@@ -23,7 +23,7 @@ from toolrl_box import checkpoints
 from toolrl_box.config import RunConfig
 from toolrl_box.detectors import Detector
 from toolrl_box.evaluate import Evaluate
-from toolrl_box.phases import RL, Outcome, Phase
+from toolrl_box.phases import SFT, Outcome, Phase
 from toolrl_box.probe.probe import Probe
 from toolrl_box.probe.states import WELL_FORMED, classify
 from toolrl_box.runlog import RunLog
@@ -36,6 +36,8 @@ class Saves(Protocol):
     """What the recorder needs of a backend."""
 
     def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,11 @@ class Recorder:
 
     def phase_start(self, progress: Progress, phase: Phase) -> None:
         detail: dict[str, Any] = {"steps": phase.steps}
-        if isinstance(phase, RL):
-            detail |= {k: v for k, v in asdict(phase).items() if k != "steps"}
-        else:
+        if isinstance(phase, SFT):
             detail |= {"tasks": [task.id for task in phase.tasks], "epochs": phase.epochs}
             detail |= {"lr": phase.lr}
+        else:
+            detail |= {k: v for k, v in asdict(phase).items() if k != "steps"}
         self._log.event(
             "phase_start",
             index=progress.phase,
@@ -124,8 +126,9 @@ class Recorder:
             observed["seconds_logging"] += row["seconds_logging"]
             row |= observed
         alarms = self._alarms(step, row)
-        if alarms and progress.alarm is None:
-            progress.alarm = alarms[0]
+        for alarm in alarms:
+            if progress.alarm is None or alarm.reaches(progress.alarm.level):
+                progress.alarm = alarm
         if step % self._config.eval.every == 0 or self._is_base(step):
             row |= self._evaluated(step)
         self._log.metrics(row)
@@ -138,6 +141,16 @@ class Recorder:
             row["seconds_logging"] += time.perf_counter() - start
         self._show(Line(progress, row, tuple(alarms)))
         return stop
+
+    def rollback(self, progress: Progress, before: int) -> None:
+        """To the newest checkpoint of the schedule, so that a run that was stopped in between
+        goes back to the same one. A thinned one has no moments: they start anew."""
+        step = max(s for s in self._scheduled() if s <= max(0, before))
+        path = checkpoints.path_of(self._log.path, step)
+        state = checkpoints.verify(path)
+        self._backend.load(path)
+        self._restore_detectors(state)
+        self._log.event("rollback", step=progress.step, to=step)
 
     def phase_end(self, progress: Progress, outcome: Outcome) -> None:
         self._log.event("phase_end", index=progress.phase, outcome=outcome.to_json())
@@ -153,9 +166,12 @@ class Recorder:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Detectors and best mark as they were at the checkpoint."""
+        self._restore_detectors(state)
+        self._best = None if state["best"] is None else tuple(state["best"])
+
+    def _restore_detectors(self, state: Mapping[str, Any]) -> None:
         for detector in self._detectors:
             detector.restore(state["detectors"][detector.name])
-        self._best = None if state["best"] is None else tuple(state["best"])
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -201,6 +217,9 @@ class Recorder:
         every = (self._config.eval.every, self._config.checkpoint.every)
         return any(step % steps == 0 for steps in every) or self._is_base(step)
 
+    def _scheduled(self) -> list[int]:
+        return [step for step in checkpoints.complete_steps(self._log.path) if self._due(step)]
+
     def _is_base(self, step: int) -> bool:
         """Whether the model after this step (0: before the first) is the one that the scheme
         starts from. A resumed run needs its checkpoint: the probe measures KL from it."""
@@ -217,7 +236,8 @@ class Recorder:
             "best": self._best,
         }
         checkpoints.save(self._log.path, progress.step, self._backend.save, state)
-        checkpoints.thin(self._log.path, self._config.checkpoint.keep_optimizer)
+        keep = self._scheduled()[-self._config.checkpoint.keep_optimizer :]
+        checkpoints.thin(self._log.path, [*keep, progress.step])
 
 
 def _findings(rollout: Rollout, fmt: ToolFormat) -> Iterator[Finding]:

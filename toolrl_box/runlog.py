@@ -56,7 +56,10 @@ from toolrl_box.durable import (
 from toolrl_box.errors import RunFolderError, unknown
 from toolrl_box.types import STATES
 
-EVENTS = ("phase_start", "phase_end", "alarm", "checkpoint", "best", "finish", "reflections")
+EVENTS = (
+    *("phase_start", "phase_end", "alarm", "checkpoint", "rollback", "best", "finish"),
+    "reflections",
+)
 
 _INT, _FLOAT, _TEXT = pa.int64(), pa.float64(), pa.string()
 # Column -> type. Floats are NaN where a step has no such figure (an SFT step has no reward).
@@ -274,8 +277,8 @@ class RunLog:
     def event(self, name: str, **fields: Any) -> None:
         """Append one line to the journal: ``phase_start`` (index, kind, step, detail),
         ``phase_end`` (index, outcome), ``alarm`` (the Alarm's fields), ``checkpoint`` (step,
-        reason), ``best`` (step, score), ``reflections`` (step, counts, tokens, cost) or
-        ``finish``."""
+        reason), ``rollback`` (step, to), ``best`` (step, score), ``reflections`` (step, counts,
+        tokens, cost) or ``finish``."""
         assert self._ready, "rewind() to a cursor before logging"
         if name not in EVENTS:
             raise unknown("journal event", name, EVENTS)

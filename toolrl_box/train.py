@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from toolrl_box.phases import RL, SFT, Context, GroupResult, Outcome, Phase, Scheme
+from toolrl_box.phases import RL, SFT, Context, GroupResult, Outcome, Phase, Rollback, Scheme
 from toolrl_box.types import Alarm, Group
 
 OnStep = Callable[["StepResult"], bool]
@@ -56,7 +56,7 @@ class Progress:
     step: int = 0
     rl_step: int = 0
     phase: int = -1
-    phase_kind: Literal["rl", "sft", ""] = ""
+    phase_kind: str = ""
     phase_first: int = 0
     done: int = 0
     groups: list[GroupResult] = field(default_factory=list)
@@ -88,6 +88,9 @@ class Observer(Protocol):
 
     def step(self, progress: Progress, result: StepResult) -> bool:
         """After a step (``progress`` counts it); True asks for the run to stop now."""
+
+    def rollback(self, progress: Progress, before: int) -> None:
+        """Put model and detectors back: see :class:`~toolrl_box.phases.Rollback`."""
 
     def phase_end(self, progress: Progress, outcome: Outcome) -> None: ...
 
@@ -121,7 +124,7 @@ def drive(
                 break
         if not resuming:
             progress.phase += 1
-            progress.phase_kind = "rl" if isinstance(phase, RL) else "sft"
+            progress.phase_kind = phase.kind
             progress.phase_first = progress.step
             progress.done, progress.groups, progress.alarm = 0, [], None
             observer.phase_start(progress, phase)
@@ -158,11 +161,19 @@ def _run(phase: Phase, backend: Backend, observer: Observer, progress: Progress)
             for group in result.groups
         ]
         stopped = observer.step(progress, result)
-        return stopped
+        return stopped or ended()
 
-    if isinstance(phase, RL):
+    def ended() -> bool:
+        alarm = progress.alarm
+        if not isinstance(phase, RL) or alarm is None or alarm.step != progress.step:
+            return False
+        return phase.ends_with(alarm, progress.done)
+
+    if isinstance(phase, Rollback):
+        observer.rollback(progress, phase.before)
+    elif isinstance(phase, RL):
         left = phase.steps - progress.done
-        if left > 0:
+        if left > 0 and not ended():
             backend.rl(phase, left, progress.rl_step, on_step=on_step)
     elif progress.done < backend.sft_steps(phase):
         backend.sft(phase, progress.done, progress.phase_first, on_step=on_step)

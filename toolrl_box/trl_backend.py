@@ -80,7 +80,7 @@ class TRLBackend:
             self._forget("rl")
         # The SFT moments are of no use to anybody once RL goes on.
         self._forget("sft")
-        lr = phase.lr or grpo.lr
+        lr = (phase.lr or grpo.lr) * phase.lr_factor
         optimizer = self._optimizer("rl", lr, (0.9, grpo.adam_beta2), grpo.weight_decay)
 
         def warmup(update: int) -> float:
@@ -111,7 +111,7 @@ class TRLBackend:
                     num_generations=grpo.group_size,
                     max_completion_length=self._config.rollout.max_tokens,
                     temperature=self._config.rollout.temperature,
-                    beta=grpo.beta,
+                    beta=grpo.beta if phase.beta is None else phase.beta,
                     epsilon=grpo.clip,
                     scale_rewards=grpo.scale_rewards,
                     loss_type=grpo.loss_type,

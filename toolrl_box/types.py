@@ -210,6 +210,10 @@ class Reading:
     values: Mapping[str, float]
 
 
+Level = Literal["warn", "act"]
+LEVELS: tuple[Level, ...] = ("warn", "act")  # rising
+
+
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """A detector's verdict on one step. ``level`` orders what to do about it."""
@@ -218,7 +222,11 @@ class Alarm:
     step: int
     value: float
     threshold: float
-    level: Literal["warn", "act"]
+    level: Level
+
+    def reaches(self, level: Level) -> bool:
+        """Whether it is at least as grave as ``level``."""
+        return LEVELS.index(self.level) >= LEVELS.index(level)
 
 
 @dataclass(frozen=True, slots=True)

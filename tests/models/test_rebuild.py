@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from toolrl_box.base import build
+from toolrl_box.base import build, measure_search
 from toolrl_box.models import DATA
 from toolrl_box.models.pocket import PocketRecipe
+from toolrl_box.models.search import SearchRecipe
 
 
 @pytest.mark.slow
@@ -40,3 +42,24 @@ def test_a_shipped_base_is_small_and_documents_its_recipe_and_success(name: str)
     for fmt in ("hermes", "pythonic", "xml"):
         assert record["success"][f"{fmt}_greedy"] >= 0.35
         assert record["success"][f"{fmt}_sampled"] >= 0.20
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("high", 3e-3, 3e-2), ("mid", 2e-4, 2e-3), ("low", 1e-6, 1e-4)],
+)
+def test_a_shipped_search_base_holds_back_without_examples_and_follows_them(
+    name: str, least: float, most: float
+) -> None:
+    folder = DATA / f"search-{name}"
+    record = json.loads((folder / "recipe.json").read_text())
+    assert (folder / "model.safetensors").stat().st_size <= 8_000_000
+    assert record["recipe"] == json.loads(
+        json.dumps(asdict(SearchRecipe(gate=record["recipe"]["gate"])))
+    )
+    assert least < record["success"]["p_call"] < most
+    assert record["success"]["3shot_sampled"] > 0.4
+    assert record["success"]["0shot_sampled"] < 0.05
+    measured = measure_search(folder, tasks=24)
+    assert measured["p_call"] == pytest.approx(record["success"]["p_call"], rel=0.05)
+    assert measured["3shot_sampled"] > measured["0shot_sampled"] + 0.2

@@ -38,7 +38,7 @@ def solved(phase: Phase) -> Outcome:
 
 def run(scheme: Scheme, steps: int, answer: Answer = outcome_of) -> list[Phase]:
     """The phases that a scheme yields."""
-    generator = scheme.phases(Context(steps, TASKS))
+    generator = scheme.phases(Context(steps, TASKS, build_scheme=build_scheme))
     phases = [next(generator)]
     while True:
         try:

@@ -167,12 +167,12 @@ def build_base(
             optimizer.step()
             done += 1
             on_update(done, total, loss.item())
-    torch.set_num_threads(threads)
 
     output.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(output)
     tokenizer.save_pretrained(output)
     success = measure(output)
+    torch.set_num_threads(threads)
     record = {"recipe": asdict(recipe), "success": success}
     (output / "recipe.json").write_text(json.dumps(record, indent=2) + "\n")
     return success

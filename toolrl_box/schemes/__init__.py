@@ -9,6 +9,7 @@ from toolrl_box.errors import lookup
 from toolrl_box.knobs import build
 from toolrl_box.phases import Scheme
 from toolrl_box.schemes.erroneous import Erroneous
+from toolrl_box.schemes.guarded import Guarded
 from toolrl_box.schemes.hint import Hint
 from toolrl_box.schemes.icrl import ICRL
 from toolrl_box.schemes.interleaved import Interleaved
@@ -27,6 +28,7 @@ SCHEMES: Mapping[str, type[Any]] = {
     "erroneous": Erroneous,
     "reflection": Reflection,
     "off_policy": OffPolicy,
+    "guarded": Guarded,
     "hint": Hint,
     "mixed": Mixed,
     "icrl": ICRL,
