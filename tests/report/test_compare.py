@@ -268,7 +268,7 @@ def test_a_shorter_run_keeps_its_last_value_in_the_mean_curve(study: Path) -> No
 def test_the_committed_study_gives_the_figures_of_its_own_table() -> None:
     comparison = compare(group(find_runs([STUDY])))
     summary = json.loads((STUDY / "summary.json").read_text())
-    arms = {"interleaved": "interleaved", "rl": "rl, grpo.lr 0.0014", "sft-only": "sft"}
+    arms = {"interleaved": "interleaved", "rl": "rl, grpo.lr 0.0012", "sft-only": "sft"}
     for theirs, ours in {**arms, "rl-low-lr": "rl, grpo.lr 0.0002"}.items():
         figures, expected = of(comparison, ours), summary[theirs]
         assert figures.collapse["below_half_of_base"].hits == expected["collapsed"]
