@@ -294,6 +294,7 @@ def _free_folder(settings: RunConfig) -> Path:
 
 def _check_names(settings: RunConfig) -> None:
     """Refuse a wrong name at once; ``lab`` would, after seconds of imports."""
+    from toolrl_box import detector_file
     from toolrl_box.envs import build_world
     from toolrl_box.formats import ALL_FORMATS
     from toolrl_box.schemes import build_scheme
@@ -301,6 +302,7 @@ def _check_names(settings: RunConfig) -> None:
     build_scheme(settings.scheme.name, settings.scheme.knobs)
     build_world(settings.env.name, settings.env.knobs)
     lookup("format", settings.format, ALL_FORMATS)
+    detector_file.make(detector_file.load(settings.guard.detector))
 
 
 def _first_line(entry: Any) -> str:
