@@ -180,7 +180,7 @@ def load(source: str) -> DetectorFile:
             f"one of: {', '.join(sorted(shipped))}, or a file of `toolrl calibrate`"
         )
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{source} is not a detector file: {error}") from error
     if not isinstance(given, dict) or "version" not in given:
@@ -218,6 +218,10 @@ def fitted(spec: ComposedSpec, threshold: float) -> ComposedSpec:
 def dump(file: DetectorFile) -> str:
     """As it stands in a file."""
     return json.dumps(file.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _check(file: DetectorFile, source: str) -> None:
