@@ -57,6 +57,12 @@ def test_candidates_have_no_thresholds_and_watch_no_run(name: str) -> None:
         make(load(name))
 
 
+def test_the_example_of_the_documentation_is_a_detector_file(write: Callable[[Any], str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "warning.md").read_text()
+    example = page.split("```json\n")[1].split("```")[0]
+    assert [detector.name for detector in make(load(write(example)))] == ["damage", "nll_and_kl"]
+
+
 def test_detectors_of_one_file_are_fresh_each_time(write: Callable[[Any], str]) -> None:
     file = load(write(one()))
     (first,), (second,) = make(file), make(file)

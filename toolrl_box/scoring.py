@@ -172,7 +172,7 @@ def lines(score: Score) -> Iterator[str]:
     yield f"false alarms    {_share(score.false_alarms)} healthy runs"
     yield f"ambiguous       {_share(score.ambiguous)} with an alarm, in no other figure"
     for onset, lead in score.lead.items():
-        yield f"lead: {onset:<10}{_spread(lead)} steps to the onset"
+        yield f"lead {onset:<11}{_spread(lead)} steps to the onset"
     yield f"lead share      {_spread(score.lead_share)} of the first onset's step"
     yield "AUROC           " + ("none" if score.auroc is None else f"{score.auroc:.3f}")
     for regime, shares in score.regimes.items():

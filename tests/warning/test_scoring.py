@@ -327,7 +327,7 @@ def test_the_command_scores_and_writes(
 def test_what_was_not_measured_is_told_as_none() -> None:
     only = [run(QUIET, "collapsing", reward=20), run(QUIET)]
     told = list(lines(score_detector(Limit, only, 0.05)))
-    assert "lead: first     none steps to the onset" in told
+    assert "lead first      none steps to the onset" in told
     assert "AUROC           none" in told
     assert "ambiguous       0 of 0 with an alarm, in no other figure" in told
 
