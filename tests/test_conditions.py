@@ -76,6 +76,8 @@ def test_the_score_is_the_leading_figure_where_the_others_allow_an_alarm() -> No
     either = Composed("either", "act", AnyOf([above("a", 99.0), above("b", 1.0)]))
     assert [either.score(Reading(0, values)) for values in AB] == [0.0, math.inf, 2.0, math.inf]
     assert either.score(Reading(0, {})) is None
+    leading_holds = Composed("either", "act", AnyOf([above("a", 1.0), above("b", 1.0)]))
+    assert leading_holds.score(Reading(0, {"a": 2.0, "b": 0.0})) == 2.0
 
 
 levels = st.sampled_from([0.0, 1.0, 2.0])

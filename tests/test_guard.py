@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from toolrl_box import cli, lab
 from toolrl_box.config import RunConfig, parse
 from toolrl_box.detector_file import Base, DetectorFile, dump, load, make
 from toolrl_box.errors import ConfigError
-from toolrl_box.readings import readings, records
+from toolrl_box.readings import readings, records, values
 from toolrl_box.runlog import RunLog
+from toolrl_box.types import Reading
+from toolrl_box.warning_data import run_folders
 
+STUDY = Path(__file__).parents[1] / "results" / "collapse"
 STEPS = 8
 LOUD = [
     {
@@ -67,10 +71,10 @@ def alarms(run_dir: Path) -> list[dict[str, Any]]:
     return [event for event in RunLog.open(run_dir).journal() if event["event"] == "alarm"]
 
 
-def replayed(run_dir: Path, file: DetectorFile) -> list[dict[str, Any]]:
-    """What fresh detectors say about the run folder."""
+def replayed(given: Iterable[Reading], file: DetectorFile) -> list[dict[str, Any]]:
+    """What fresh detectors say."""
     detectors, found = make(file), []
-    for reading in readings(RunLog.open(run_dir)):
+    for reading in given:
         for detector in detectors:
             if (alarm := detector.update(reading)) is not None:
                 found.append({"event": "alarm", **asdict(alarm)})
@@ -102,7 +106,18 @@ def test_the_file_of_the_config_raises_the_alarms(whole: Path) -> None:
 
 
 def test_offline_they_are_the_same_alarms_bit_for_bit(whole: Path, file: Path) -> None:
-    assert replayed(whole, load(str(file))) == alarms(whole)
+    assert replayed(readings(RunLog.open(whole)), load(str(file))) == alarms(whole)
+
+
+def test_the_default_gives_the_alarms_of_the_committed_study_bit_for_bit() -> None:
+    total = 0
+    for run_dir in run_folders([STUDY]):
+        metrics = records(RunLog.open(run_dir).metrics())
+        given = [Reading(row["step"], values(row, [])) for row in metrics if row["step"] > 0]
+        found = replayed(given, load("default"))
+        assert found == alarms(run_dir)
+        total += len(found)
+    assert total > 100
 
 
 def test_the_run_keeps_the_file_that_watches_it(whole: Path, file: Path) -> None:

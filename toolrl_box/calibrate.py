@@ -109,7 +109,7 @@ def calibrate(paths: Sequence[Path], budget: float, candidates: DetectorFile) ->
         detectors=tuple(specs),
         base=pilots[0].base,
         provenance=provenance,
-        limits=_limits(fits, len(runs["healthy"])),
+        limits=_limits(fits, [p for p in pilots if p.onsets.kind == "healthy"]),
     )
     return Calibration(file, tuple(outcomes), runs, unfinished)
 
@@ -180,11 +180,13 @@ def _scores(spec: ComposedSpec, pilot: Pilot) -> dict[int, float]:
     return {step: score for step, score in scores.items() if score is not None}
 
 
-def _limits(fits: dict[str, Fit], healthy: int) -> tuple[str, ...]:
+def _limits(fits: dict[str, Fit], healthy: Sequence[Pilot]) -> tuple[str, ...]:
     each = next(iter(fits.values()))
+    lengths = [pilot.readings[-1].step for pilot in healthy if pilot.readings]
     together = min(1.0, len(fits) * each.expected)
     return (
-        f"Fitted on {healthy} healthy runs: of fresh healthy runs like these, at most "
+        f"Fitted on {len(healthy)} healthy runs of {min(lengths)} to {max(lengths)} steps: of "
+        "fresh healthy runs like these, at most "
         f"{each.expected:.1%} alarm on average over calibrations, and with 95% confidence at most "
         f"{each.upper:.1%}; per detector.",
         f"The {len(fits)} detector(s) together: at most {together:.1%} on average (their sum).",

@@ -181,7 +181,7 @@ def load(source: str) -> DetectorFile:
         )
     try:
         given = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not a detector file: {error}") from error
     if not isinstance(given, dict) or "version" not in given:
         raise ConfigError(f"{source} is not a detector file: it names no version")

@@ -200,8 +200,8 @@ def _truth(run: RunView) -> list[dict[str, Any]]:
 
 def _judged(rows: Iterable[Mapping[str, Any]]) -> Onsets:
     rows = list(rows)
-    rl = [row for row in rows if row["phase_kind"] == "rl"]
-    return onsets(_points(rows, "eval_sampled"), _points(rl, "healthy"))
+    # Only RL steps sample messages: the others have no healthy share.
+    return onsets(_points(rows, "eval_sampled"), _points(rows, "healthy"))
 
 
 def _points(rows: Iterable[Mapping[str, Any]], column: str) -> list[tuple[int, float]]:

@@ -36,6 +36,15 @@ def test_no_healthy_run_alarms_with_its_own_threshold_and_every_collapse_does(st
     assert (outcome.early, outcome.lead) == (3, 2)
 
 
+def test_an_alarm_at_the_onset_is_not_early(study: Path) -> None:
+    """KL passes the healthy runs' highest at step 21; the third such step is the onset, 23."""
+    lasting = {"name": "persistence", "k": 3, "of": 3}
+    late = {"signal": "bank_kl", "statistics": [lasting], "above": None}
+    prompt = {"signal": "bank_kl", "statistics": [{"name": "level"}], "above": None}
+    outcomes = calibrate([study], 0.1, candidates(late, prompt)).outcomes
+    assert [(one.early, one.lead) for one in outcomes] == [(0, None), (3, 2)]
+
+
 def test_the_lowest_such_threshold_is_taken(study: Path) -> None:
     (outcome,) = calibrate([study], 0.1, candidates(LEAF)).outcomes
     (again,) = calibrate([study], 0.25, candidates(LEAF)).outcomes  # 1 of 9 is spared
@@ -59,6 +68,7 @@ def test_provenance_names_runs_by_class_seeds_and_bounds(study: Path) -> None:
     assert made.file.base.positions == dict.fromkeys(
         ("start_call_due", "inside_call", "after_call"), 8
     )
+    assert "Fitted on 9 healthy runs of 40 to 40 steps" in made.file.limits[0]
     assert "at most 10.0% alarm on average" in made.file.limits[0]
     assert "2 detector(s) together: at most 20.0%" in made.file.limits[1]
 

@@ -194,6 +194,7 @@ def test_auroc_asks_for_the_ten_steps_before_the_first_onset() -> None:
     perfect = judged(steps, "collapsing", 21)  # 11-20 positive, 1-10 negative, 21- not counted
     assert HORIZON == 10
     assert auroc([perfect]) == 1.0
+    assert auroc([judged({10: 0.0, 11: 1.0}, "collapsing", 21)]) == 1.0
     assert auroc([judged({s: -x for s, x in steps.items()}, "collapsing", 21)]) == 0.0
 
 
