@@ -20,6 +20,7 @@ from toolrl_box.models.pretrain import new_model
 from toolrl_box.phases import RL, SFT, Context
 from toolrl_box.probe.bank import build_bank
 from toolrl_box.probe.probe import Probe
+from toolrl_box.readings import readings
 from toolrl_box.recorder import Line, Recorder
 from toolrl_box.rollout import replay_gold
 from toolrl_box.runlog import RIGHT_TOKEN, RunLog, RunView
@@ -87,10 +88,12 @@ class Counting:
 
     alarm_at: int = 4
     seen: list[int] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     name = "counting"
 
     def update(self, reading: Reading) -> Alarm | None:
         self.seen.append(reading.step)
+        self.readings.append(reading)
         assert {"bank_nll", "bank_kl"} <= reading.values.keys()
         if reading.step != self.alarm_at:
             return None
@@ -273,6 +276,21 @@ def test_detectors_and_best_mark_are_restored(laboratory: Laboratory, tmp_path: 
     assert played.detector.seen == [1]
     played.recorder.restore({"detectors": {"counting": {"seen": []}}, "best": None})
     assert played.detector.seen == []
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_the_run_folder_gives_exactly_the_readings_that_detectors_saw(
+    laboratory: Laboratory, tmp_path: Path, every: int
+) -> None:
+    config = parse({"eval": {"every": 4}, "probe": {"every": every}})
+    played = laboratory.play(tmp_path / "run", config=config)
+    seen = played.detector.readings
+    assert [one.step for one in seen] == list(range(every, 15, every))
+    assert readings(played.log) == seen
+    kinds = played.log.metrics().set_index("step")["phase_kind"]
+    for one in seen:
+        assert ("reward" in one.values) == (kinds[one.step] == "rl")
+        assert ("unhealthy" in one.values) == (kinds[one.step] == "rl")
 
 
 def test_rollouts_are_kept_with_tokens_masks_and_findings(

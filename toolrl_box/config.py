@@ -184,6 +184,12 @@ class EvalSettings(_Section):
     ood_tasks: int = Field(32, ge=1, description="per world, of four; `toolrl evaluate --tasks`")
 
 
+class GuardSettings(_Section):
+    detector: str = Field(
+        "default", description="a set that ships (default), or a file of `toolrl calibrate`"
+    )
+
+
 class CheckpointSettings(_Section):
     every: int = Field(5, ge=1)
     keep_optimizer: int = Field(2, ge=1, description="newest regular checkpoints that keep optimiser files")
@@ -250,6 +256,7 @@ class RunConfig(_Section):
     sft: SFTSettings = SFTSettings()
     reflection: ReflectionSettings = ReflectionSettings()
     probe: ProbeSettings = ProbeSettings()
+    guard: GuardSettings = GuardSettings()
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
 

@@ -1,4 +1,4 @@
-"""Plain values into a frozen dataclass whose fields are its knobs: a scheme, a world.
+"""Plain values into a dataclass whose fields are its knobs: a scheme, a world, a detector.
 
 Input: the dataclass and the values a config holds for it. Output: the object, or a ConfigError
 that names the key, the value and the choices.
@@ -18,7 +18,7 @@ from toolrl_box.errors import ConfigError, did_you_mean
 def build(kind: type[Any], values: Mapping[str, Any], section: str, owner: str) -> Any:
     """An instance of the dataclass ``kind``. ``section`` is the config's (``scheme``), ``owner``
     says whose knobs they are (``scheme 'rl'``)."""
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
     for knob in values:
         if knob not in known:
             raise ConfigError(

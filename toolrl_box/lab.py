@@ -20,10 +20,10 @@ from typing import Any, Literal, cast
 
 import torch
 
-from toolrl_box import __version__, checkpoints
+from toolrl_box import __version__, checkpoints, detector_file
 from toolrl_box.collect import Collector
 from toolrl_box.config import RunConfig, parse, read_yaml
-from toolrl_box.detectors import DETECTORS
+from toolrl_box.durable import write_atomic, writing
 from toolrl_box.envs import build_world
 from toolrl_box.errors import (
     CheckpointError,
@@ -55,6 +55,7 @@ from toolrl_box.train import Progress, drive
 from toolrl_box.types import Task, ToolFormat, World
 
 SMALL_MODEL = 10_000_000
+DETECTOR = "detector.json"
 Ended = Literal["done", "stopped"]
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "safetensors", "numpy")
 
@@ -75,7 +76,9 @@ def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:
     RunLog.check_free(run_dir)
     lab = _Lab(config)  # everything that can be refused is refused before the folder is made
     lab.check_judge(watch)
+    lab.check_base()
     with RunLog.create(run_dir, lab.resolved(), environment(config)) as log:
+        lab.keep_detectors(run_dir)
         watch.begin(config)
         return drive(lab.scheme, lab.context(log), lab.backend, lab.recorder(log, watch))
 
@@ -86,7 +89,8 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
         config = parse(read_yaml(run_dir / "config.yaml"))
         if finished(run_dir):
             raise RunFolderError(f"{run_dir} is a finished run: there is nothing to resume")
-        lab = _Lab(config)
+        kept = run_dir / DETECTOR
+        lab = _Lab(config, str(kept) if kept.exists() else None)
         watch.begin(config)
         if not checkpoints.complete_steps(run_dir):
             watch.note("no checkpoint yet: starting from step 0")
@@ -130,10 +134,13 @@ def finished(run_dir: Path) -> bool:
 class _Lab:
     """The objects of one run."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, detectors: str | None = None) -> None:
+        """``detectors``: the detector file to use in place of the config's."""
         from toolrl_box.trl_backend import TRLBackend  # seconds of imports; not for `toolrl list`
 
         self.config = config
+        self._detector_file = detector_file.load(detectors or config.guard.detector)
+        self._detectors = detector_file.make(self._detector_file)
         self._hinter: Hinter | None = None
         self.world = build_world(config.env.name, config.env.knobs)
         self.fmt = format_for(config, self.world)
@@ -226,6 +233,26 @@ class _Lab:
                 raise
             watch.note(str(error))
 
+    def check_base(self) -> None:
+        """Raises ConfigError when the detectors were calibrated on another model or bank."""
+        if self._detector_file.base is None:
+            return
+        here = detector_file.Base.of(self._probe()().summary(0))
+        difference = self._detector_file.base.difference(here)
+        if difference is not None:
+            raise ConfigError(
+                f"guard.detector = {self.config.guard.detector} was calibrated on {difference}; "
+                "calibrate on runs of this one, or use 'default'"
+            )
+
+    def keep_detectors(self, run_dir: Path) -> None:
+        """The file that was given may change or go before the run is resumed."""
+        with writing(run_dir / DETECTOR):
+            write_atomic(run_dir / DETECTOR, detector_file.dump(self._detector_file).encode())
+
+    def _probe(self) -> Probe:
+        return Probe(self.model, self.bank, int(self.tokenizer.pad_token_id))
+
     def context(self, log: RunLog) -> Context:
         """What the scheme may know, reflections on the rollouts of this run folder included."""
         if self.judge is not None:
@@ -241,9 +268,9 @@ class _Lab:
         return Recorder(
             log,
             self.backend,
-            Probe(self.model, self.bank, int(self.tokenizer.pad_token_id)),
+            self._probe(),
             self.evaluator,
-            [make() for make in DETECTORS.values()],
+            self._detectors,
             self.fmt,
             config,
             watch.show,

@@ -25,7 +25,8 @@ from toolrl_box.detectors import Detector
 from toolrl_box.evaluate import Evaluate
 from toolrl_box.phases import SFT, Outcome, Phase
 from toolrl_box.probe.probe import Probe
-from toolrl_box.probe.states import WELL_FORMED, classify
+from toolrl_box.probe.states import classify
+from toolrl_box.readings import values
 from toolrl_box.runlog import RunLog
 from toolrl_box.samples import rollout_to_sample
 from toolrl_box.train import Progress, StepResult
@@ -78,7 +79,8 @@ class Recorder:
     # --- what drive() tells -----------------------------------------------------------------
 
     def begin(self, progress: Progress) -> None:
-        row: dict[str, Any] = {"step": 0, **self._observe(0)}
+        observed, _ = self._observe(0)
+        row: dict[str, Any] = {"step": 0, **observed}
         if self._is_base(0):
             row |= self._evaluated(0)
         self._log.metrics(row)
@@ -121,11 +123,12 @@ class Recorder:
         if self._is_base(step):
             self._probe.rebase()
         probed = step > self._config.warmup_updates and step % self._config.probe.every == 0
+        alarms = []
         if probed or self._is_base(step):
-            observed = self._observe(step)
+            observed, summary = self._observe(step)
             observed["seconds_logging"] += row["seconds_logging"]
             row |= observed
-        alarms = self._alarms(step, row)
+            alarms = self._alarms(Reading(step, values(row, summary)))
         for alarm in alarms:
             if progress.alarm is None or alarm.reaches(progress.alarm.level):
                 progress.alarm = alarm
@@ -175,20 +178,23 @@ class Recorder:
 
     # --- parts ------------------------------------------------------------------------------
 
-    def _observe(self, step: int) -> dict[str, float]:
+    def _observe(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """What the probe adds to the step's row, and its summary by slot and token."""
         start = time.perf_counter()
         observation = self._probe()
         seconds = time.perf_counter() - start
-        self._log.probe(observation.summary(step))
+        summary = observation.summary(step)
+        self._log.probe(summary)
         self._log.contexts(step, observation.contexts())
         p_call = observation.p_call
-        return {
+        figures = {
             "bank_nll": observation.nll,
             "bank_kl": observation.kl,
             **({} if p_call is None else {"p_call": p_call}),
             "seconds_probe": seconds,
             "seconds_logging": time.perf_counter() - start - seconds,
         }
+        return figures, summary
 
     def _evaluated(self, step: int) -> dict[str, float]:
         figures = self._evaluate()
@@ -198,14 +204,7 @@ class Recorder:
             self._log.event("best", step=step, score=score)
         return figures
 
-    def _alarms(self, step: int, row: Mapping[str, Any]) -> list[Alarm]:
-        values = {name: row[name] for name in ("bank_nll", "bank_kl") if name in row}
-        if "state_collapsed" in row:
-            wrong = sum(row.get(f"kind_{kind}", 0.0) for kind in WELL_FORMED)
-            values["unhealthy"] = row["state_text_pollution"] + row["state_collapsed"] - wrong
-        if "bank_nll" not in values:
-            return []
-        reading = Reading(step, values)
+    def _alarms(self, reading: Reading) -> list[Alarm]:
         alarms = [alarm for d in self._detectors if (alarm := d.update(reading)) is not None]
         for alarm in alarms:
             self._log.event("alarm", **asdict(alarm))

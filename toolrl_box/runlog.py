@@ -14,7 +14,7 @@ and end with the same bytes. Input: plain values from the training loop. Output:
       probe_contexts/step_NNNNNN.parquet
       rollouts/step_NNNNNN.parquet
       reflections/step_NNNNNN.parquet  what an SFT phase that began with this step was taught
-      checkpoints/, report/, evaluation.json, judge.jsonl  written by others
+      detector.json, checkpoints/, report/, evaluation.json, judge.jsonl  written by others
 
 Step 0 is the state before training; from 1 on, ``step`` counts every update step, RL and SFT.
 All but ``sessions.jsonl``, ``judge.jsonl`` and the ``seconds_*`` columns is reproducible.

@@ -27,8 +27,8 @@ class Damage:
     kl: float = 0.25
     smoothing: float = 0.4
     reference_steps: int = 5
-    _start: list[float] = field(default_factory=list)
-    _ewma: float = 0.0
+    _start: list[float] = field(default_factory=list, init=False)
+    _ewma: float = field(default=0.0, init=False)
 
     name = "damage"
 

@@ -23,8 +23,8 @@ class Unhealthy:
     margin: float = 0.12
     smoothing: float = 0.4
     reference_steps: int = 5
-    _start: list[float] = field(default_factory=list)
-    _ewma: float | None = None
+    _start: list[float] = field(default_factory=list, init=False)
+    _ewma: float | None = field(default=None, init=False)
 
     name = "unhealthy"
 
