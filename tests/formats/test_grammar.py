@@ -112,6 +112,7 @@ IMPOSSIBLE: list[tuple[ToolFormat, str]] = [
     # a second opening tag, and one inside text
     (HERMES, "<tool_call><tool_call>"),
     (HERMES, '<tool_call>\n{"name": "<tool_call>'),
+    (HERMES, '<tool_call>\n{"name": "</tool_call>'),
     (HERMES, "Look: <tool_call>"),
     (XML, "<tool_call>\n<tool_call>"),
     (XML, "Look: <tool_call>"),
@@ -200,6 +201,7 @@ PIECES = (
     *("<|im_start|>", "<|endoftext|>", "<tool_response>", "\n", ">", "f", "x", "name", " ", "word"),
     *('{"name": "', '", "arguments": {"', '": "', '"}}', "}}", "}", "{", '"', "1", ": ", ", ", "["),
     *("[f(", "(", ")", ")]", "]", 'x="', "=", "**", "true", "None", "-", "\\", "'", '"}}', '")]'),
+    *"alseru",  # whatever begins like a word can be spelled to its end
 )
 CLOSING = (
     "}}",

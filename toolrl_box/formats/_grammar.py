@@ -98,7 +98,7 @@ class TagGrammar:
                 return None
         word = state.tail + char
         if word in self._tags:
-            fits = word in mode.tags and (mode.reads != "text" or state.fresh)
+            fits = word in mode.tags and (state.fresh if mode.reads == "text" else reading is None)
             return self._enter(mode.tags[word]) if fits else None
         while word and word not in self._prefixes:
             word = word[1:]

@@ -22,7 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from toolrl_box.errors import ConfigError, ModelError
 from toolrl_box.policies.cache import RowCache
@@ -257,16 +257,14 @@ class HFSession:
         return logits_BV
 
     def _forward(self, cache: RowCache, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV: Tensor = output.logits[:, -1]
-        return logits_BV.float()
+        return last_logits(self._model, cache, ids, mask, positions)
+
+    def _steered(
+        self, keys: Sequence[int], tokens: Mapping[int, Sequence[int]], logits_BV: Tensor
+    ) -> Tensor:
+        """The logits to sample the rows ``keys`` from, given what each message holds so far. As
+        they are; see :mod:`toolrl_box.policies.steered` for a session that intervenes."""
+        return logits_BV
 
     def _decode(self, keys: list[int], logits_BV: Tensor) -> dict[int, Generation]:
         """Sample until every row has stopped.
@@ -281,7 +279,7 @@ class HFSession:
         members, cache = keys, self._cache
         at_B, mask_B11N = self._decoding_state(members)
         for step in range(1, limit + 1):
-            token_B, score_B = self._sample(logits_BV)
+            token_B, score_B = self._sample(self._steered(members, tokens, logits_BV))
             drawn = zip(members, token_B.tolist(), score_B.tolist(), strict=True)
             for key, token, score in drawn:
                 if key in active:
@@ -351,6 +349,22 @@ class HFSession:
             target_B1 = u_B1 * cumulative_BV[:, -1:]
             token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
         return token_B1.squeeze(1), logprobs_BV.gather(1, token_B1).squeeze(1)
+
+
+def last_logits(
+    model: PreTrainedModel, cache: Cache, ids: Tensor, mask: Tensor, positions: Tensor
+) -> Tensor:
+    """Feed ``ids`` [B, T]; the float logits [B, V] after the last of them."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits_BV: Tensor = output.logits[:, -1]
+    return logits_BV.float()
 
 
 def _cuts(lengths: Sequence[int], budget: int) -> list[int]:
