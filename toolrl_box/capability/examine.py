@@ -10,8 +10,8 @@ Output: plain values for JSON, and the same objects for printing:
   grammar, a forced call prefix where gold calls, and every other format; accuracy of names and
   arguments under the gold context; the reference under the same conditions; and the verdict.
 
-Scores by task are kept (``by_task``, in the order of ``task_ids``), so that checkpoints can be
-compared task by task. Left out: who collapsed and when (``report``), and several seeds of sampling.
+Scores by task are kept (``by_task``; of ``id`` and ``format`` in the order of ``task_ids``), so that
+checkpoints can be compared task by task. Left out: who collapsed and when (``report``), and several seeds of sampling.
 """
 
 from __future__ import annotations
@@ -182,7 +182,12 @@ def examine(
     home = suites(config)["id"][0]
     tasks = evaluator_at(home, own, own, config, count).tasks
     other = None if reference is None else open_policy(reference, config)
-    steerings = {} if other is None else _steerings(fmt, tasks, own, other)
+    steerings: dict[str, Steering] = {}
+    accuracy: dict[str, Accuracy] = {}
+    if other is not None:
+        steerings = _steerings(fmt, tasks, own, other)
+        for role, policy in (("checkpoint", own), ("reference", other)):
+            accuracy[role] = teacher_forced(tasks, fmt, policy)
 
     def conditions() -> Iterator[Condition]:
         for suite, places in chosen.items():
@@ -203,11 +208,6 @@ def examine(
     ids = tuple(task.id for task in tasks)
     if reference is None or other is None:
         return Examination(str(subject.folder), config, ids, done)
-    told("reading the gold dialogues")
-    accuracy = {
-        "checkpoint": teacher_forced(tasks, fmt, own),
-        "reference": teacher_forced(tasks, fmt, other),
-    }
     verdict = _verdict(done, config)
     return Examination(str(subject.folder), config, ids, done, reference, accuracy, verdict)
 
