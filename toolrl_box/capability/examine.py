@@ -10,8 +10,9 @@ Output: plain values for JSON, and the same objects for printing:
   grammar, a forced call prefix where gold calls, and every other format; accuracy of names and
   arguments under the gold context; the reference under the same conditions; and the verdict.
 
-Scores by task are kept (``by_task``; of ``id`` and ``format`` in the order of ``task_ids``), so that
-checkpoints can be compared task by task. Left out: who collapsed and when (``report``), and several seeds of sampling.
+Scores by task are kept (``by_task``; of ``id`` and ``format`` in the order of ``task_ids``), so
+that checkpoints can be compared task by task. Left out: who collapsed and when (``report``), and
+several seeds of sampling.
 """
 
 from __future__ import annotations
