@@ -167,7 +167,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Tasks of each world; default: eval.ood_tasks.")
     ] = None,
 ) -> None:
-    """Try checkpoints on fresh and on foreign tasks and tool formats: RUN_DIR/evaluation.json."""
+    """Try a run's checkpoints on fresh and foreign tasks: RUN_DIR/evaluation.json, its report."""
     from toolrl_box.progress import silence
 
     silence()
@@ -178,6 +178,55 @@ def evaluate(
             greedy, sampled = (world[key]["success"] for key in ("greedy", "sampled"))
             where = f"{name.replace('_', ' ')} ({world['format']})"
             _say(f"  {where:<28}greedy {greedy:.3f}   temperature 1 {sampled:.3f}")
+
+
+@app.command("eval")
+def eval_(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A model folder, or RUN_DIR/checkpoints/step_NNNNNN."
+        ),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="id,format,content,both", help="Some of these; default: all."),
+    ] = None,
+    counterfactual: Annotated[
+        bool, typer.Option("--counterfactual", help="Test whether capability is intact.")
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="base|FOLDER", help="The model it was, or last healthy. [default: base]"
+        ),
+    ] = None,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Tasks of each suite; default: eval.ood_tasks.")
+    ] = None,
+    env: Annotated[str | None, typer.Option(help="Default: the run's own.")] = None,
+    fmt: Annotated[str | None, typer.Option("--format", help="Default: the run's own.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file with everything.")] = None,
+) -> None:
+    """Try one checkpoint; with --counterfactual, tell capability that is obscured from lost."""
+    from toolrl_box.progress import silence
+
+    silence()
+    from toolrl_box.capability import examine, lines
+
+    if reference is not None and not counterfactual:
+        raise ConfigError("--reference is for --counterfactual: give both or neither")
+    if output is not None and not output.parent.is_dir():
+        raise ConfigError(f"--output: there is no folder {output.parent}")
+    subject = examine.subject_of(checkpoint, env, fmt)
+    model = examine.reference_of(subject, reference or examine.BASE) if counterfactual else None
+    wanted = None if suite is None else suite.split(",")
+    found = examine.examine(subject, wanted, tasks, model, _say)
+    for line in lines.lines(found):
+        _say(line)
+    if output is not None:
+        examine.write(found, output)
+        _say(f"written: {output}")
 
 
 @app.command()

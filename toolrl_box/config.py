@@ -192,7 +192,9 @@ class GuardSettings(_Section):
 
 class CheckpointSettings(_Section):
     every: int = Field(5, ge=1)
-    keep_optimizer: int = Field(2, ge=1, description="newest regular checkpoints that keep optimiser files")
+    keep_optimizer: int = Field(
+        2, ge=1, description="newest regular checkpoints that keep optimiser files"
+    )
 
 
 # Dotted settings that a model needs in place of the laboratory's own, which are made for a model

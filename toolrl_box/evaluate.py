@@ -4,7 +4,7 @@ Input: a policy and tasks. Output: named shares in [0, 1]. The tasks and the sam
 change within a run, so that two evaluations differ by the weights alone.
 
 Left out: which tasks and formats tell learning from over-fitting (``ood``) and counterfactual
-decoding (issue WARNING).
+decoding (``capability``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import mean
 from toolrl_box.config import RolloutSettings
 from toolrl_box.rollout import Decode, MakeEnv, run_episodes
 from toolrl_box.samples import Encode
-from toolrl_box.types import Policy, Sampling, Task, ToolFormat
+from toolrl_box.types import Policy, Rollout, Sampling, Task, ToolFormat
 
 SEED = 0
 
@@ -53,7 +53,11 @@ class Evaluator:
 
     def score(self, temperature: float) -> Score:
         """One pass over the tasks; ``temperature`` 0 is greedy."""
-        rollouts = run_episodes(
+        return score_of(self.rollouts(temperature))
+
+    def rollouts(self, temperature: float) -> list[Rollout]:
+        """The episodes of :meth:`score`, in the order of the tasks."""
+        return run_episodes(
             self.tasks,
             self.policy,
             self.fmt,
@@ -65,15 +69,22 @@ class Evaluator:
             max_tokens=self.settings.max_tokens,
             max_observation_tokens=self.settings.max_observation_tokens,
         )
-        scores: dict[str, list[float]] = {}
-        for rollout in rollouts:
-            success = rollout.outcome.get("success", 0.0)
-            scores.setdefault(rollout.task.category, []).append(success)
-        return Score(
-            mean(success for group in scores.values() for success in group),
-            {category: mean(group) for category, group in scores.items()},
-            sum(rollout.error is not None for rollout in rollouts),
-        )
+
+
+def score_of(rollouts: Sequence[Rollout]) -> Score:
+    scores: dict[str, list[float]] = {}
+    for rollout in rollouts:
+        scores.setdefault(rollout.task.category, []).append(success_of(rollout))
+    return Score(
+        mean(success for group in scores.values() for success in group),
+        {category: mean(group) for category, group in scores.items()},
+        sum(rollout.error is not None for rollout in rollouts),
+    )
+
+
+def success_of(rollout: Rollout) -> float:
+    """1.0 when the episode was solved; one without an outcome was not."""
+    return rollout.outcome.get("success", 0.0)
 
 
 Evaluate = Callable[[], dict[str, float]]

@@ -38,6 +38,7 @@ from toolrl_box.models import load_model
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.runlog import EVALUATION, RunLog
 from toolrl_box.seeds import derive
+from toolrl_box.types import Policy
 
 NAMES = ("base", "best", "final")
 AT_THE_END = ("best", "final")  # the base is the same in every run: once by hand is enough
@@ -64,19 +65,30 @@ class Evaluation:
     worlds: dict[str, dict[str, Any]]
 
 
-def places(config: RunConfig) -> tuple[Place, ...]:
-    """The four, without those of a split that the environment does not have (a user's own
-    questions). The other format is the environment's first that was not trained, if it has two."""
+def suites(config: RunConfig) -> dict[str, tuple[Place, ...]]:
+    """The places by suite: ``id``, ``content``, ``format`` (every other format) and ``both``.
+
+    A split that the environment does not have (a user's own questions) leaves its suites empty,
+    and so does an environment with one format.
+    """
     trained = config.format
     env = build_world(config.env.name, config.env.knobs)
-    others = [name for name in env.formats if name != trained][:1]
-    every = (
-        Place("in_distribution", "heldout", trained),
-        Place("content_ood", "ood", trained),
-        *(Place("format_ood", "heldout", other) for other in others),
-        *(Place("both_ood", "ood", other) for other in others),
-    )
-    return tuple(place for place in every if place.split in env.splits)
+    others = [name for name in env.formats if name != trained]
+    every = {
+        "id": [Place("in_distribution", "heldout", trained)],
+        "content": [Place("content_ood", "ood", trained)],
+        "format": [Place("format_ood", "heldout", other) for other in others],
+        "both": [Place("both_ood", "ood", other) for other in others],
+    }
+    return {
+        name: tuple(place for place in suite if place.split in env.splits)
+        for name, suite in every.items()
+    }
+
+
+def places(config: RunConfig) -> tuple[Place, ...]:
+    """One place a suite; the other format is the environment's first that was not trained."""
+    return tuple(place for suite in suites(config).values() for place in suite[:1])
 
 
 def evaluate_run(
@@ -139,32 +151,43 @@ def _step(run_dir: Path, wanted: str, named: dict[str, int]) -> int:
 def _play(run_dir: Path, step: int, config: RunConfig, count: int) -> dict[str, dict[str, Any]]:
     folder = checkpoints.path_of(run_dir, step)
     checkpoints.verify(folder)
-    loaded = load_model(str(folder), config.model.precision)
-    torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
-    pad = int(loaded.tokenizer.pad_token_id)
-    policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
-    return dict(_worlds_played(policy, config, count))
+    return dict(_worlds_played(open_policy(str(folder), config), config, count))
 
 
 def _worlds_played(
     policy: HFPolicy, config: RunConfig, count: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    seed = derive(config.env.seed, "evaluation")
-    env = build_world(config.env.name, config.env.knobs)
-    categories = config.env.eval_categories or env.categories
     for world in places(config):
-        evaluator = Evaluator(
-            env.tasks(world.split, count, seed, categories),
-            policy,
-            lookup("format", world.format, ALL_FORMATS),
-            env,
-            policy.encode,
-            policy.decode,
-            config.rollout,
-        )
+        evaluator = evaluator_at(world, policy, policy, config, count)
         scores = {"greedy": evaluator.score(0.0), "sampled": evaluator.score(1.0)}
         yield (
             world.name,
             {"split": world.split, "format": world.format}
             | {name: asdict(score) for name, score in scores.items()},
         )
+
+
+def open_policy(model: str, config: RunConfig) -> HFPolicy:
+    """The model of a name or folder, in the precision and with the threads of a run's config."""
+    loaded = load_model(model, config.model.precision)
+    torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
+    pad = int(loaded.tokenizer.pad_token_id)
+    return HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
+
+
+def evaluator_at(
+    place: Place, player: Policy, codec: HFPolicy, config: RunConfig, count: int
+) -> Evaluator:
+    """``player`` on the tasks of a place: the same for every checkpoint of runs of one world seed,
+    and of one split in every format. ``codec`` has the tokenizer."""
+    env = build_world(config.env.name, config.env.knobs)
+    categories = config.env.eval_categories or env.categories
+    return Evaluator(
+        env.tasks(place.split, count, derive(config.env.seed, "evaluation"), categories),
+        player,
+        lookup("format", place.format, ALL_FORMATS),
+        env,
+        codec.encode,
+        codec.decode,
+        config.rollout,
+    )

@@ -11,7 +11,7 @@ Left out on purpose: tensors (they stay inside policies, backend and probe) and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -301,6 +301,20 @@ class World(Protocol):
     def __call__(self) -> Environment: ...
 
 
+class Grammar(Protocol):
+    """Which assistant messages are structurally possible, read character by character."""
+
+    @property
+    def start(self) -> Hashable:
+        """Before the message's first character."""
+
+    def step(self, state: Any, char: str) -> Hashable | None:
+        """The state after one more character; None when no sound message goes on like that."""
+
+    def may_end(self, state: Any) -> bool:
+        """Whether a sound message may end here."""
+
+
 class MessageParser(Protocol):
     """Reads one assistant message that arrives in chunks."""
 
@@ -334,6 +348,10 @@ class ToolFormat(Protocol):
     @property
     def call_end(self) -> str:
         """The piece with which a call closes."""
+
+    @property
+    def grammar(self) -> Grammar:
+        """Which messages are structurally possible in this format."""
 
     @property
     def chat_template(self) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from toolrl_box.errors import DataError
+from toolrl_box.formats._grammar import TagGrammar
 from toolrl_box.formats._json import dumps
 from toolrl_box.formats._scan import StreamParser
 from toolrl_box.types import Message, Parsed, ToolCall, ToolSpec
@@ -152,6 +153,7 @@ class ChatML:
     call_start: ClassVar[str]
     call_end: ClassVar[str]
     chat_template: ClassVar[str]
+    grammar: ClassVar[TagGrammar]
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
         """The text of one message's calls."""

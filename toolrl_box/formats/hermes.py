@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolrl_box.formats._chatml import ChatML, template, write_arguments
+from toolrl_box.formats._grammar import Mode, TagGrammar
 from toolrl_box.formats._json import BadJSON, dumps, read_json
+from toolrl_box.formats._literal import JSON, OBJECT
 from toolrl_box.formats._scan import CLOSE, OPEN, parse_tagged
 from toolrl_box.types import Parsed, ParseError, ToolCall
 
@@ -97,6 +99,14 @@ class Hermes(ChatML):
     call_start = OPEN
     call_end = CLOSE
     chat_template = template(INSTRUCTIONS, "", _CALLS)
+    grammar = TagGrammar(
+        {
+            "text": Mode("text", {OPEN: "call"}, ends=True),
+            "call": Mode("literal", {CLOSE: "closed"}, literal=OBJECT),
+            "closed": Mode("blank", {OPEN: "call"}, ends=True),
+        },
+        JSON,
+    )
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
         return "\n".join(

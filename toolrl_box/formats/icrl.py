@@ -34,7 +34,9 @@ from toolrl_box.formats._chatml import (
     START,
     plain_content,
 )
+from toolrl_box.formats._grammar import Mode, TagGrammar
 from toolrl_box.formats._json import dumps
+from toolrl_box.formats._literal import JSON
 from toolrl_box.formats._scan import CLOSE, OPEN, StreamParser
 from toolrl_box.markup import Markup, Tag
 from toolrl_box.types import Message, Parsed, ParseError, ToolCall, ToolSpec
@@ -71,6 +73,23 @@ class Icrl:
         others: tuple[Tag, ...] = ("answer", "think", "information")
         rest = [tag for name in others for tag in (self.markup.open(name), self.markup.close(name))]
         return (self.call_start, self.call_end, END, START, *rest)
+
+    @cached_property
+    def grammar(self) -> TagGrammar:
+        mark = self.markup
+        acts = {mark.open("search"): "search", mark.open("answer"): "answer"}
+        return TagGrammar(
+            {
+                "text": Mode("text", {mark.open("think"): "think", **acts}, ends=True),
+                "think": Mode("free", {mark.close("think"): "thought"}),
+                "thought": Mode("blank", acts),
+                "search": Mode("free", {mark.close("search"): "closed"}),
+                "answer": Mode("free", {mark.close("answer"): "closed"}),
+                "closed": Mode("blank", acts, ends=True),
+            },
+            JSON,
+            (*DEBRIS, mark.open("information"), mark.close("information")),
+        )
 
     @cached_property
     def chat_template(self) -> str:

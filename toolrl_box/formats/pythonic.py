@@ -22,7 +22,9 @@ from typing import Any
 
 from toolrl_box.errors import DataError
 from toolrl_box.formats._chatml import ChatML, template
+from toolrl_box.formats._grammar import ListGrammar, Mode
 from toolrl_box.formats._json import MAX_DEPTH, BadJSON, dumps, finite_float, read_json
+from toolrl_box.formats._literal import PYTHON
 from toolrl_box.formats._scan import TAG, Draft, has_no_tags
 from toolrl_box.types import Parsed, ToolCall
 
@@ -262,6 +264,9 @@ class Pythonic(ChatML):
     call_start = "["
     call_end = ")]"
     chat_template = template(INSTRUCTIONS, _MACROS, _CALLS)
+    grammar = ListGrammar(
+        {"text": Mode("text", {}, ends=True), "list": Mode("literal", {}, ends=True)}, PYTHON
+    )
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
         """Raises DataError when a tool's name is no (dotted) identifier."""

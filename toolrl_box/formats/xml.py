@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolrl_box.formats._chatml import ChatML, template
+from toolrl_box.formats._grammar import Mode, TagGrammar
 from toolrl_box.formats._json import BadJSON, dumps, read_json
+from toolrl_box.formats._literal import JSON
 from toolrl_box.formats._scan import CLOSE, OPEN, parse_tagged
 from toolrl_box.types import Parsed, ParseError, ToolCall
 
@@ -177,6 +179,19 @@ class Xml(ChatML):
     call_start = OPEN
     call_end = CLOSE
     chat_template = template(INSTRUCTIONS, _MACROS, _CALLS)
+    grammar = TagGrammar(
+        {
+            "text": Mode("text", {OPEN: "call"}, ends=True),
+            "call": Mode("blank", {"<function=": "function"}),
+            "function": Mode("name", {">": "body"}),
+            "body": Mode("blank", {"<parameter=": "parameter", "</function>": "read"}),
+            "parameter": Mode("name", {">": "value"}),
+            "value": Mode("free", {"</parameter>": "body"}),
+            "read": Mode("blank", {CLOSE: "closed"}),
+            "closed": Mode("blank", {OPEN: "call"}, ends=True),
+        },
+        JSON,
+    )
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
         blocks: list[str] = []

@@ -95,6 +95,10 @@ class RowCache(Cache):
         assert length <= self._aim.capacity, (length, self._aim.capacity)
         self._aim.rows, self._aim.slots, self._aim.length = rows, slots_BT, length
 
+    def part(self, layers: slice) -> Cache:
+        """Some layers as a cache of their own: two models may share rows, aims and copies."""
+        return Cache(layers=list(self._layers[layers]))
+
     def taken(self, index_B: Tensor, capacity: int) -> RowCache:
         """A copy of the rows ``index_B`` in that order, with room for ``capacity`` slots."""
         new = RowCache(len(self._layers), len(index_B), capacity)

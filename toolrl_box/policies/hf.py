@@ -14,7 +14,7 @@ attention (it takes no explicit mask), and models whose layers are not plain att
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from toolrl_box.errors import ConfigError, ModelError
 from toolrl_box.policies.cache import RowCache
@@ -93,33 +93,53 @@ class HFPolicy:
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob (nats, temperature 1) of each token given those before; 0.0 for the first."""
+        rows = self._read(sequences, _chosen_logprobs)
+        if not all(math.isfinite(value) for row in rows for value in row):
+            raise ModelError(_NOT_FINITE)
+        return rows
+
+    def most_likely(self, sequences: Sequence[Sequence[int]]) -> list[list[bool]]:
+        """Whether each token is the most likely one given those before; False for the first."""
+        rows = self._read(sequences, _chosen_is_greatest)
+        return [[value == 1.0 for value in row] for row in rows]
+
+    def _read(
+        self, sequences: Sequence[Sequence[int]], read: Callable[[Tensor, Tensor], Tensor]
+    ) -> list[list[float]]:
+        """``read(logits_BTV, next_BT) -> [B, T]`` over all sequences, in passes of bounded size;
+        0.0 for the first token, which nothing precedes."""
         result: list[list[float]] = [[] for _ in sequences]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         budget = min(self.tokens_per_pass, LOGITS_PER_PASS // self.vocabulary)
         with _evaluating(self.model):
             for start, stop in pairwise(_cuts([len(sequences[i]) for i in order], budget)):
                 rows = order[start:stop]
-                scored = self._score([sequences[i] for i in rows])
-                for i, values in zip(rows, scored, strict=True):
-                    result[i] = values
+                values = self._pass([sequences[i] for i in rows], read)
+                for i, row in zip(rows, values, strict=True):
+                    result[i] = [0.0, *row][: len(sequences[i])]
         return result
 
-    def _score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def _pass(
+        self, sequences: Sequence[Sequence[int]], read: Callable[[Tensor, Tensor], Tensor]
+    ) -> list[list[float]]:
         longest = max(map(len, sequences))
         if longest < 2:
-            return [[0.0] * len(ids) for ids in sequences]
+            return [[] for _ in sequences]
         padded = [list(ids) + [self.pad_id] * (longest - len(ids)) for ids in sequences]
         real = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]
         ids_BT = torch.tensor(padded, device=self.model.device)
         mask_BT = torch.tensor(real, device=self.model.device)
         output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
-        logits_BTV = output.logits[:, :-1].float()
-        chosen_BT = logits_BTV.gather(2, ids_BT[:, 1:, None]).squeeze(2)
-        scores = (chosen_BT - logits_BTV.logsumexp(2)).tolist()
-        rows = [[0.0, *row][: len(ids)] for row, ids in zip(scores, sequences, strict=True)]
-        if not all(math.isfinite(value) for row in rows for value in row):
-            raise ModelError(_NOT_FINITE)
-        return rows
+        values: list[list[float]] = read(output.logits[:, :-1].float(), ids_BT[:, 1:]).tolist()
+        return values
+
+
+def _chosen_logprobs(logits_BTV: Tensor, next_BT: Tensor) -> Tensor:
+    return logits_BTV.gather(2, next_BT[..., None]).squeeze(2) - logits_BTV.logsumexp(2)
+
+
+def _chosen_is_greatest(logits_BTV: Tensor, next_BT: Tensor) -> Tensor:
+    return (logits_BTV.argmax(2) == next_BT).float()
 
 
 _NOT_FINITE = (
@@ -257,16 +277,14 @@ class HFSession:
         return logits_BV
 
     def _forward(self, cache: RowCache, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV: Tensor = output.logits[:, -1]
-        return logits_BV.float()
+        return last_logits(self._model, cache, ids, mask, positions)
+
+    def _steered(
+        self, keys: Sequence[int], tokens: Mapping[int, Sequence[int]], logits_BV: Tensor
+    ) -> Tensor:
+        """The logits to sample the rows ``keys`` from, given what each message holds so far. As
+        they are; see :mod:`toolrl_box.policies.steered` for a session that intervenes."""
+        return logits_BV
 
     def _decode(self, keys: list[int], logits_BV: Tensor) -> dict[int, Generation]:
         """Sample until every row has stopped.
@@ -281,7 +299,7 @@ class HFSession:
         members, cache = keys, self._cache
         at_B, mask_B11N = self._decoding_state(members)
         for step in range(1, limit + 1):
-            token_B, score_B = self._sample(logits_BV)
+            token_B, score_B = self._sample(self._steered(members, tokens, logits_BV))
             drawn = zip(members, token_B.tolist(), score_B.tolist(), strict=True)
             for key, token, score in drawn:
                 if key in active:
@@ -351,6 +369,22 @@ class HFSession:
             target_B1 = u_B1 * cumulative_BV[:, -1:]
             token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
         return token_B1.squeeze(1), logprobs_BV.gather(1, token_B1).squeeze(1)
+
+
+def last_logits(
+    model: PreTrainedModel, cache: Cache, ids: Tensor, mask: Tensor, positions: Tensor
+) -> Tensor:
+    """Feed ``ids`` [B, T]; the float logits [B, V] after the last of them."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits_BV: Tensor = output.logits[:, -1]
+    return logits_BV.float()
 
 
 def _cuts(lengths: Sequence[int], budget: int) -> list[int]:
