@@ -67,7 +67,8 @@ def run(make_backend: Make, tiny_config: RunConfig) -> Callable[..., Trajectory]
         config = parse({**tiny_config.model_dump(mode="json"), "seed": seed})
         tasks = make_tasks("train", config.env.train_tasks, 0, config.env.train_categories)
         backend, trajectory = make_backend(config), Trajectory()
-        drive(scheme, Context(STEPS, {task.id: task for task in tasks}), backend, trajectory)
+        ctx = Context(STEPS, {task.id: task for task in tasks}, build_scheme=build_scheme)
+        drive(scheme, ctx, backend, trajectory)
         trajectory.weights = sha256(backend)
         played[f"{scheme} {seed}"] = trajectory
         return trajectory
@@ -159,6 +160,8 @@ def test_another_seed_is_another_run(run: Callable[..., Trajectory]) -> None:
         ("hint", {"count": 0}),
         ("mixed", {"weight": 0}),
         ("icrl", {"shots": [0]}),
+        ("guarded", {"ladder": []}),
+        ("guarded", {}),  # no alarm sounds here
     ],
 )
 def test_supervision_within_the_steps_at_its_neutral_setting_is_rl(
