@@ -11,12 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
-from toolrl_box import checkpoints, cli
-from toolrl_box.config import RunConfig
-from toolrl_box.envs.pocket import CATEGORIES, PocketEnv, make_tasks
+from toolrl_box import cli, lab
+from toolrl_box.config import RunConfig, parse
+from toolrl_box.envs.pocket import CATEGORIES, make_tasks
 from toolrl_box.errors import ConfigError, DataError, ModelError, RunFolderError
 from toolrl_box.formats import FORMATS, to_chat, to_tools
-from toolrl_box.lab import gold_bank
 from toolrl_box.models import load_causal
 from toolrl_box.probe.bank import SLOTS, build_bank
 from toolrl_box.probe.probe import Probe
@@ -89,36 +88,29 @@ def test_it_writes_a_table_two_ways_and_a_picture(
     assert (out / "probe.png").read_bytes().startswith(b"\x89PNG")
 
 
-def a_run(path: Path, *folders: Path) -> RunConfig:
-    """A run folder whose checkpoints, two steps apart, are these models."""
-    config = RunConfig()
-    with RunLog.create(path, config.model_dump(mode="json"), {}):
-        for place, folder in enumerate(folders):
-
-            def write(target: Path, source: Path = folder) -> None:
-                shutil.copytree(source, target, dirs_exist_ok=True)
-
-            checkpoints.save(path, 2 * place, write, {})
-    return config
-
-
-def test_a_run_is_probed_in_the_order_of_its_steps_on_its_own_bank(
-    tiny_base: Path, later: Path, tmp_path: Path
+def test_a_run_is_probed_in_the_order_of_its_steps_as_it_probed_itself(
+    tiny_base: Path, tmp_path: Path
 ) -> None:
-    config = a_run(tmp_path / "run", tiny_base, later)
+    config = parse(
+        {
+            **{"steps": 2, "model": {"name": str(tiny_base)}, "scheme": {"name": "rl"}},
+            **{"env": {"train_tasks": 4, "eval_tasks": 4}, "rollout": {"max_new_tokens": 6}},
+            **{"grpo": {"prompts_per_step": 2, "group_size": 4}, "checkpoint": {"every": 1}},
+        }
+    )
+    lab.start(config, tmp_path / "run")
+    metrics = RunLog.open(tmp_path / "run").metrics()
     table = probe_series([tmp_path / "run"], tmp_path / "out")
-    assert table["step"].tolist() == [0, 2]
-    model, _ = load_causal(str(tiny_base), "auto")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    bank = gold_bank(config, FORMATS["hermes"], PocketEnv(), tokenizer.encode)
-    assert table["bank_nll"][0] == pytest.approx(Probe(model, bank, 0)().nll, abs=1e-6)
+    assert table["step"].tolist() == metrics["step"].tolist() == [0, 1, 2]
+    for column in ("bank_nll", "bank_kl", "p_call"):
+        assert table[column].tolist() == pytest.approx(metrics[column].tolist(), abs=1e-6)
 
 
 def test_what_cannot_be_probed_is_told_and_nothing_is_written(
     tiny_base: Path, later: Path, gold: Path, tmp_path: Path
 ) -> None:
     out, run = tmp_path / "out", tmp_path / "run"
-    a_run(run)
+    RunLog.create(run, RunConfig().model_dump(mode="json"), {}).close()
     with pytest.raises(ConfigError, match=r"--bank FILE\.jsonl is needed"):
         probe_series([tiny_base], out)
     with pytest.raises(ConfigError, match="is a run folder: give it alone"):

@@ -212,10 +212,10 @@ def probe(
     from toolrl_box.reprobe import probe_series
 
     table = probe_series(checkpoints, output, bank, tags, _say)
-    _say(f"{'checkpoint':<24}{'bank NLL':>10}{'bank KL':>10}{'p(call)':>10}{'entropy':>10}")
+    _say(f"{'checkpoint':<24}{'bank NLL':>12}{'bank KL':>12}{'p(call)':>12}{'entropy':>12}")
     for row in table.to_dict("records"):
         figures = (row["bank_nll"], row["bank_kl"], row["p_call"], row["entropy"])
-        _say(f"{row['checkpoint']:<24}" + "".join(f"{value:>10.4g}" for value in figures))
+        _say(f"{row['checkpoint']:<24}" + "".join(f"{value:>12.4g}" for value in figures))
     _say(f"probe: {output / 'probe.csv'}, {output / 'probe.png'}")
 
 

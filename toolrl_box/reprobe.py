@@ -45,7 +45,6 @@ from toolrl_box.report.figures import (
     TOKEN_STYLES,
     VERMILION,
     canvas,
-    legend,
     log_odds,
 )
 from toolrl_box.runlog import RunLog
@@ -191,7 +190,8 @@ def _draw(table: pd.DataFrame, *, steps: bool, path: Path) -> None:
         grid[0].legend(loc="upper left")
         grid[1].set_ylabel("log-odds of the right token (nats)")
         _steps_axis(grid[1], table, steps=steps)
-        legend(figure, grid[1], columns=4)
+        handles, labels = grid[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=4, fontsize=9)
 
 
 def _damage() -> list[tuple[str, str, str, str]]:
