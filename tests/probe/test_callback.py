@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     PreTrainedModel,
     Qwen2ForCausalLM,
@@ -29,7 +30,7 @@ from toolrl_box.detectors import Detector
 from toolrl_box.envs.pocket import CATEGORIES, make_tasks
 from toolrl_box.errors import ConfigError, DataError, ModelError, RunFolderError
 from toolrl_box.formats import FORMATS, to_chat, to_tools
-from toolrl_box.models import load_model
+from toolrl_box.models import load_causal, load_model
 from toolrl_box.models.pocket_tokenizer import build_tokenizer
 from toolrl_box.probe import callback
 from toolrl_box.probe.bank import build_bank
@@ -229,9 +230,10 @@ def test_a_model_that_unlearns_to_call_is_stopped(make: Make) -> None:
 TWO_PROCESSES = """
 import json, sys
 import torch
+from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from toolrl_box import CollapseGuard
-from toolrl_box.models import load_model
+from toolrl_box.models import load_causal, load_model
 from toolrl_box.probe import callback
 
 folder, dialogues = sys.argv[1], json.load(open(sys.argv[2]))
@@ -383,3 +385,53 @@ def test_a_sharded_model_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(trainer.accelerator.state, "distributed_type", callback.SHARDED[0])
     with pytest.raises(ConfigError, match="distributed type FSDP: the guard needs the whole"):
         CollapseGuard(trainer, DIALOGUES)
+
+
+COMMON: dict[str, Any] = {
+    **{"max_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "no", "report_to": []},
+    **{"use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-3, "logging_steps": 1},
+}
+QUESTION = FORMATS["hermes"].render(TASKS[0].prompt, TASKS[0].tools, generation_prompt=True)
+
+
+def sft(folder: Path, **common: Any) -> Trainer:
+    from trl import SFTConfig, SFTTrainer
+
+    args = SFTConfig(output_dir=str(folder), max_length=256, **COMMON)
+    rows = Dataset.from_list([{"text": QUESTION + "Done.<|im_end|>"}] * 8)
+    return SFTTrainer(args=args, train_dataset=rows, **common)
+
+
+def dpo(folder: Path, **common: Any) -> Trainer:
+    from trl import DPOConfig, DPOTrainer
+
+    row = {"prompt": QUESTION, "chosen": "Done.", "rejected": "<tool_call>"}
+    args = DPOConfig(output_dir=str(folder), **COMMON)
+    return DPOTrainer(args=args, train_dataset=Dataset.from_list([row] * 8), **common)
+
+
+def rloo(folder: Path, **common: Any) -> Trainer:
+    from trl import RLOOConfig, RLOOTrainer
+
+    args = RLOOConfig(output_dir=str(folder), num_generations=4, max_completion_length=6, **COMMON)
+    return RLOOTrainer(
+        args=args,
+        reward_funcs=lambda completions, **_: [float(len(text)) for text in completions],
+        train_dataset=Dataset.from_list([{"prompt": QUESTION}] * 8),
+        **common,
+    )
+
+
+@pytest.mark.parametrize("build", [sft, dpo, rloo], ids=lambda build: build.__name__)
+def test_trls_other_trainers_are_watched_too(
+    build: Callable[..., Trainer], tiny_base: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_causal(str(tiny_base), "auto")
+    trainer = build(tmp_path / "out", model=model, processing_class=tokenizer)
+    tracker = Tracker()
+    trainer.add_callback(tracker)
+    trainer.add_callback(CollapseGuard(trainer, Dataset.from_list(DIALOGUES[:1]), every=1))
+    trainer.train()
+    assert tracker.probed() == [0, 1, 2]
+    assert "loss" in dict(tracker.records[1:3])[1]
+    assert tracker.records[2][1]["collapse/bank_kl"] > 0.0
