@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
@@ -72,9 +73,14 @@ PLAIN = (
 )
 
 
+def real_template(file: str) -> str:
+    """Of a released model, as TRL ships it."""
+    return (files("trl") / "chat_templates" / f"{file}.jinja").read_text(encoding="utf-8")
+
+
 def tokenizer_with(template: str | None) -> Qwen2Tokenizer:
     tokenizer = build_tokenizer()
-    tags = ("[TOOL_CALLS]", "[INST]", "[/INST]", "<think>", "</think>")
+    tags = ("[TOOL_CALLS]", "[INST]", "[/INST]", "<think>", "</think>", "<|eot_id|>")
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in tags])
     tokenizer.chat_template = template
     return tokenizer
@@ -129,6 +135,30 @@ def test_a_template_shows_its_mark_up() -> None:
     assert {"<|im_start|>", "<tool_response>"} < shown["hermes"].control.keys()
     assert {"<function=", "</parameter>"} < shown["xml"].control.keys()
     assert "[TOOL_CALLS]" in shown["mistral"].control
+
+
+@pytest.mark.parametrize(
+    ("file", "opening", "closing"),
+    [
+        ("qwen2_5", "<tool_call>", "</tool_call>"),
+        ("qwen3_training", "<tool_call>", "</tool_call>"),
+        ("qwen3_5_nothink", "<tool_call>", "</tool_call>"),
+        ("llama3_1", "{", "}"),
+    ],
+)
+def test_real_templates_show_their_mark_up(file: str, opening: str, closing: str) -> None:
+    tokenizer = tokenizer_with(real_template(file))
+    markup = read_markup(tokenizer)
+    assert (markup.opening, markup.closing) == (opening, closing)
+    # After a word of thought, where the template lets one stand there, the call begins.
+    bank = bank_of_chats([("it", ROW)], tokenizer, markup)
+    slots = [slot for slot, _ in told(bank, tokenizer) if "text" not in slot]
+    assert slots == ["start_call_due", "after_open", "inside_call", "closing_call", "after_call"]
+
+
+def test_a_template_that_drops_earlier_thoughts_is_refused() -> None:
+    with pytest.raises(ModelError, match="is not prefix-preserving: with message 4"):
+        read_markup(tokenizer_with(real_template("qwen3")))
 
 
 def test_a_call_in_mistrals_style_goes_from_its_tag_to_its_bracket() -> None:
@@ -227,6 +257,10 @@ def test_tags_that_the_user_names_need_no_tools_in_the_template() -> None:
         (None, "the tokenizer has no chat template"),
         (PLAIN, "leaves out tools or tool calls"),
         (HERMES.replace("'<tool_call>", "'<call>"), r"no token '<call>', it writes \d pieces"),
+        (
+            HERMES.replace("'<tool_call>", "'to=<tool_call>"),
+            "a call with 'to=<tool_call>.*is no tag",
+        ),
         (HERMES.replace("<|im_end|>", "###"), "ends a message with .*###'"),
         (
             "{%- if messages[0].role == 'user' and messages | length > 2 -%}"

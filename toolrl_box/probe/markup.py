@@ -24,6 +24,7 @@ from toolrl_box.probe.bank import control_ids
 from toolrl_box.probe.render import Rendered, render, tokenise
 
 TAG = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,40}\]")
+BRACKETS = ("[", "{")
 FRAGMENT = re.compile(r"<[^<>\s]{1,40}=")  # <function=
 ASKED, NAME, KEY, VALUE, SAID = "Go.", "probe_tool", "probe_key", "probe_value", "Probe said."
 NAMED = "the probe dialogue"
@@ -69,7 +70,8 @@ class Markup:
 
 def read_markup(tokenizer: PreTrainedTokenizerBase) -> Markup:
     """Raises ModelError when the template writes no tools or calls, is not prefix-preserving, ends
-    a message with anything but one token, or uses tags that are not one token each."""
+    a message with anything but one token, begins a call with neither tag nor bracket, or uses tags
+    that are not one token each."""
     try:
         seen = render(NAMED, (DIALOGUE, TOOLS), tokenizer)
     except DataError as error:
@@ -87,6 +89,11 @@ def read_markup(tokenizer: PreTrainedTokenizerBase) -> Markup:
     head = body[: call.find(NAME)].removeprefix(said[: said.find(SAID)]).lstrip()
     leading, trailing = TAG.match(head), re.search(f"(?:{TAG.pattern})$", body)
     opening = leading[0] if leading else head[:1]
+    if not leading and opening not in BRACKETS:
+        raise ModelError(
+            f"the chat template begins a call with {head!r}, which is no tag and no bracket: say "
+            "what its calls begin and end with: tags=('…', '…')"
+        )
     closing = trailing[0] if trailing else body[-1:]
     followed = []
     for tag, at in ((opening, body.find(NAME) - len(head)), (closing, len(body) - len(closing))):
