@@ -1,8 +1,9 @@
 """TRL's own GRPOTrainer with a collapse guard; about a minute on a CPU.
 
 The model is the embedded pocket model, the task its world's first tool call, the learning rate far
-too high: training breaks the calls, and the guard says so and ends it. In your own script you need
-the two lines that are marked, your trainer and a dozen gold dialogues.
+too high. The guard ends the training; with ``action="warn"`` it goes on, and the reward is gone
+thirty steps later. In your own script you need the two lines that are marked, your trainer and a
+dozen gold dialogues.
 
     python docs/examples/grpo_with_guard.py [OUTPUT_DIR]
 """
