@@ -230,6 +230,46 @@ def eval_(
 
 
 @app.command()
+def probe(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CHECKPOINT… | RUN_DIR",
+            help="Hugging Face model folders in the order of the training, the base first; or a "
+            "run.",
+        ),
+    ],
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Gold dialogues: messages and tools on each line. Default: the run's own bank.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of table and figure.")] = Path("probe"),
+    tags: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="OPEN CLOSE",
+            help="What a call begins and ends with, if the chat template does not show it.",
+        ),
+    ] = None,
+) -> None:
+    """Probe saved checkpoints again on gold dialogues: damage, KL to the first, odds by slot."""
+    from toolrl_box.progress import silence
+
+    silence()
+    from toolrl_box.reprobe import probe_series
+
+    table = probe_series(checkpoints, output, bank, tags, _say)
+    _say(f"{'checkpoint':<24}{'bank NLL':>12}{'bank KL':>12}{'p(call)':>12}{'entropy':>12}")
+    for row in table.to_dict("records"):
+        figures = (row["bank_nll"], row["bank_kl"], row["p_call"], row["entropy"])
+        _say(f"{row['checkpoint']:<24}" + "".join(f"{value:>12.4g}" for value in figures))
+    _say(f"probe: {output / 'probe.csv'}, {output / 'probe.png'}")
+
+
+@app.command()
 def ablate(
     experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml")],
     output_dir: Annotated[

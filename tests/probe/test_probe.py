@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ import torch
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from toolrl_box.envs.pocket import CATEGORIES, make_tasks
-from toolrl_box.errors import ModelError
+from toolrl_box.errors import DataError, ModelError, RunFolderError
 from toolrl_box.formats import FORMATS
 from toolrl_box.probe import probe as probe_module
 from toolrl_box.probe.bank import SLOTS, Bank, build_bank
-from toolrl_box.probe.probe import Observation, Probe
+from toolrl_box.probe.probe import Base, Observation, Probe
 from toolrl_box.runlog import PROBE, RIGHT_TOKEN
 
 Encode = Callable[[str], list[int]]
@@ -181,3 +182,36 @@ def test_a_dialogue_that_is_too_long_for_the_model_is_refused(
     tiny_model.config.max_position_embeddings = 64
     with pytest.raises(ModelError, match=r"has \d+ tokens; the model takes 64"):
         Probe(tiny_model, bank, pad)
+
+
+def test_a_base_that_was_kept_is_the_base_of_another_probe(
+    tiny_model: Qwen2ForCausalLM, bank: Bank, pad: int, tmp_path: Path
+) -> None:
+    first = Probe(tiny_model, bank, pad)
+    first.base.save(tmp_path / "base.safetensors", bank)
+    moved(tiny_model)
+    again = Probe(tiny_model, bank, pad, Base.load(tmp_path / "base.safetensors", bank))
+    assert again().kl == first().kl > 0.01
+    other = replace(bank, slots_N=bank.slots_N[::-1])
+    with pytest.raises(DataError, match="was made with another bank"):
+        Base.load(tmp_path / "base.safetensors", other)
+
+
+def test_a_base_that_is_missing_or_damaged_is_told(bank: Bank, tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    with pytest.raises(RunFolderError, match=r"base\.safetensors is missing"):
+        Base.load(path, bank)
+    path.write_bytes(b"half a file")
+    with pytest.raises(DataError, match=r"base\.safetensors is damaged"):
+        Base.load(path, bank)
+
+
+def test_modules_that_were_frozen_in_evaluation_stay_so(
+    tiny_model: Qwen2ForCausalLM, bank: Bank, pad: int
+) -> None:
+    tiny_model.train()
+    tiny_model.model.layers[0].eval()
+    modes = [module.training for module in tiny_model.modules()]
+    Probe(tiny_model, bank, pad)()
+    assert [module.training for module in tiny_model.modules()] == modes
+    assert len(set(modes)) == 2

@@ -50,8 +50,10 @@ MODELS: Mapping[str, tuple[str, Callable[[], Path]]] = {
 PREPARE: Mapping[str, Callable[[], Path]] = {"smollm2": smollm2.prepare}
 
 
-def load_model(name: str, precision: Literal["fp32", "bf16"] = "fp32") -> Loaded:
-    """Load by name, folder or hub id.
+def load_causal(
+    name: str, dtype: torch.dtype | Literal["auto"]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load by name, folder or hub id, whatever its chat format; "auto" is the weights' own dtype.
 
     Raises ConfigError for a name that is neither known nor a folder nor an id, ModelError for a
     folder that holds no usable model, MissingExtraError for one whose package is not installed.
@@ -68,12 +70,17 @@ def load_model(name: str, precision: Literal["fp32", "bf16"] = "fp32") -> Loaded
         raise ModelError(f"{source} is no Hugging Face model folder: config.json is missing")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=PRECISIONS[precision], use_safetensors=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise ModelError(f"cannot load model '{name}': {line}") from error
+    return model, tokenizer
+
+
+def load_model(name: str, precision: Literal["fp32", "bf16"] = "fp32") -> Loaded:
+    """The same for the embedded formats; raises ModelError, too, when the tokenizer does not end
+    a message with one token as they do."""
+    model, tokenizer = load_causal(name, PRECISIONS[precision])
     end = tokenizer.encode(END, add_special_tokens=False)
     if len(end) != 1:
         raise ModelError(

@@ -1,8 +1,9 @@
 """The probe's bank: successful gold episodes, cut into positions with a name.
 
-Input: held-out tasks and a tool format. Output: a :class:`Bank` of token sequences and, for every
-token that an assistant wrote, the *slot* it stands in. Slots separate the places at which control
-tokens belong from those at which they do not (arXiv 2606.26027 §diagnosis):
+Input: held-out tasks and a tool format, or token sequences with the spans of their assistant
+messages (see :mod:`toolrl_box.probe.chat`). Output: a :class:`Bank` of token sequences and, for
+every token that an assistant wrote, the *slot* it stands in. Slots separate the places at which
+control tokens belong from those at which they do not (arXiv 2606.26027 §diagnosis):
 
     start_call_due   first token of a message that must be a call (the opening tag)
     start_text_due   first token of a message that must be text
@@ -20,6 +21,8 @@ Left out: sampled dialogues; the contexts stay fixed so that steps can be compar
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -54,33 +57,66 @@ class Bank:
     first_calls: tuple[slice, ...]
     control: dict[str, int]
 
+    def digest(self) -> str:
+        """sha256 of what is scored; equal for equal banks."""
+        parts = (self.sequences, self.rows_N, self.columns_N, self.slots_N, self.control)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An assistant message in a token sequence: where it begins, and the slot of each token."""
+
+    start: int
+    slots: tuple[str, ...]
+
 
 def build_bank(tasks: Sequence[Task], fmt: ToolFormat, encode: Encode) -> Bank:
     """The bank of these tasks' gold dialogues. Raises DataError when none of them calls a tool."""
     end_id = end_of_message_id(encode)
     opening, closing = encode(fmt.call_start), encode(fmt.call_end)
     samples = [dialogue_to_sample(task, fmt, encode) for task in tasks]
+    spans = [
+        [
+            Span(start, tuple(name_slots(sample.token_ids[start:stop], opening, closing)))
+            for start, stop in _messages(sample, end_id)
+        ]
+        for sample in samples
+    ]
+    sequences = [sample.token_ids for sample in samples]
+    return bank_of_spans(sequences, spans, control_ids(fmt.control_tokens, encode))
+
+
+def bank_of_spans(
+    sequences: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
+    control: dict[str, int],
+) -> Bank:
+    """The bank of these token sequences; ``spans[i]``: the assistant messages of sequence ``i``.
+
+    Raises DataError when no message is a call.
+    """
     rows: list[int] = []
     columns: list[int] = []
     slots: list[int] = []
     first_calls: list[slice] = []
-    for row, sample in enumerate(samples):
-        for place, (start, stop) in enumerate(_messages(sample, end_id)):
-            ids = sample.token_ids[start:stop]
-            if place == 0 and _find(ids, opening) is not None:
-                first_calls.append(slice(len(rows), len(rows) + len(ids) - 1))
-            rows += [row] * len(ids)
-            columns += range(start, stop)
-            slots += [SLOTS.index(slot) for slot in name_slots(ids, opening, closing)]
+    for row, messages in enumerate(spans):
+        for place, span in enumerate(messages):
+            size = len(span.slots)
+            if place == 0 and "start_call_due" in span.slots:
+                first_calls.append(slice(len(rows), len(rows) + size - 1))
+            rows += [row] * size
+            columns += range(span.start, span.start + size)
+            slots += map(SLOTS.index, span.slots)
     if SLOTS.index("start_call_due") not in slots:
         raise DataError("the probe's bank holds no tool call; it needs gold dialogues with calls")
     return Bank(
-        sequences=tuple(sample.token_ids for sample in samples),
+        sequences=tuple(map(tuple, sequences)),
         rows_N=tuple(rows),
         columns_N=tuple(columns),
         slots_N=tuple(slots),
         first_calls=tuple(first_calls),
-        control=control_ids(fmt.control_tokens, encode),
+        control=control,
     )
 
 
@@ -98,18 +134,28 @@ def name_slots(ids: Sequence[int], opening: Sequence[int], closing: Sequence[int
     """The slot of each token of one gold message (its ``<|im_end|>`` included)."""
     start = _find(ids, opening)
     if start is None:
-        return ["start_text_due", *["inside_text"] * (len(ids) - 2), "end_text"][-len(ids) :]
-    before = ["start_text_due", *["inside_text"] * (start - 1)][:start]
+        return text_slots(len(ids))
     # A tokenizer may fuse the closing tag with what precedes it: then its last token stands for it.
     fits = tuple(ids[-1 - len(closing) : -1]) == tuple(closing)
-    close = len(closing) if fits else 1
-    inside = len(ids) - start - len(opening) - close - 1
+    close = len(ids) - 1 - (len(closing) if fits else 1)
+    return call_slots(len(ids), range(start, start + len(opening)), range(close, len(ids) - 1))
+
+
+def text_slots(size: int) -> list[str]:
+    """The slots of a text message of ``size`` tokens, its end token included."""
+    return ["start_text_due", *["inside_text"] * (size - 2), "end_text"][-size:]
+
+
+def call_slots(size: int, opening: range, closing: range) -> list[str]:
+    """The slots of a call message of ``size`` tokens, its end token included: ``opening`` and
+    ``closing`` are where the tokens of the tags stand."""
+    inside = closing.start - opening.stop
     return [
-        *before,
+        *["start_text_due", *["inside_text"] * (opening.start - 1)][: opening.start],
         *["start_call_due"] * len(opening),
         *["after_open", *["inside_call"] * (inside - 1)][:inside],
-        *["closing_call"] * close,
-        "after_call",
+        *["closing_call"] * len(closing),
+        *["after_call"] * (size - closing.stop),
     ]
 
 
