@@ -55,7 +55,7 @@ class Collector:
         if experts.count and experts.gamma and beta:
             raise ConfigError(
                 f"expert tokens with gamma = {experts.gamma} leave the ratio that the KL term is "
-                f"made from; set beta to 0 (it is {beta}) or gamma to 0"
+                f"made from; set grpo.beta to 0 (it is {beta}) or gamma to 0"
             )
         if hints.count and hints.source == "llm" and self.llm_hint is None:
             raise ConfigError(
