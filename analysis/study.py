@@ -67,6 +67,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(result.low), float(result.high)
 
 
+def difference_interval(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the difference of means; both resampled over seeds."""
+    rng = np.random.default_rng(0)
+    draws = [rng.choice(part, (10_000, len(part))).mean(axis=1) for part in (values, others)]
+    low, high = np.quantile(draws[0] - draws[1], (0.025, 0.975))
+    return float(low), float(high)
+
+
 def share_interval(hits: int, runs: int) -> tuple[float, float]:
     """Exact 95% interval of a share."""
     exact = binomtest(hits, runs).proportion_ci(0.95, "exact")
