@@ -195,6 +195,25 @@ def test_a_kill_while_thinning_leaves_a_sound_checkpoint(
     assert checkpoints.verify(first) == {"step": 1}
 
 
+def test_dropped_checkpoints_are_gone_and_a_kill_leaves_what_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, 2, 3)
+    checkpoints.drop(tmp_path, [2])
+    assert checkpoints.complete_steps(tmp_path) == [1, 3]
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", kill)
+        with pytest.raises(Killed):
+            checkpoints.drop(tmp_path, [1])
+    assert checkpoints.complete_steps(tmp_path) == [3]
+    checkpoints.sweep(tmp_path, step=3)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_debris(tmp_path: Path) -> None:
     save(tmp_path, 1)
 

@@ -31,7 +31,7 @@ from toolrl_box.types import Alarm, Group, Reading, Rollout
 Encode = Callable[[str], list[int]]
 FORMAT = FORMATS["hermes"]
 TASKS = make_tasks("train", 8, 0, CATEGORIES)
-CONFIG = parse({"eval": {"every": 4}, "checkpoint": {"every": 3, "keep_optimizer": 2}})
+CONFIG = parse({"eval": {"every": 4}, "checkpoint": {"every": 3, "keep_optimizer": 2, "dense": 0}})
 
 
 @dataclass
@@ -246,6 +246,17 @@ def test_checkpoints_are_regular_and_the_last_step_has_one(whole: Played) -> Non
     assert kept == [9, 12, 14]  # two of the schedule, and the last
 
 
+def test_from_an_alarm_on_every_step_is_saved_and_a_bounded_number_kept(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
+    settings = {"eval": {"every": 14}, "checkpoint": {"every": 7, "dense": 2}}
+    log = laboratory.play(tmp_path / "run", config=parse(settings)).log
+    saved = [(e["step"], e["reason"]) for e in log.journal() if e["event"] == "checkpoint"]
+    # The alarm is at step 4.
+    assert saved == [*((0, "start"), (4, "alarm"), (5, "alarm"), (7, "regular"), (14, "regular"))]
+    assert checkpoints.complete_steps(log.path) == [0, 4, 5, 7, 14]
+
+
 def test_a_stop_saves_at_once_and_leaves_the_journal_as_if_there_had_been_none(
     laboratory: Laboratory, tmp_path: Path
 ) -> None:
@@ -272,9 +283,12 @@ def test_a_checkpoints_state_leads_back_to_its_step(laboratory: Laboratory, tmp_
 
 def test_detectors_and_best_mark_are_restored(laboratory: Laboratory, tmp_path: Path) -> None:
     played = laboratory.play(tmp_path / "run")
-    played.recorder.restore({"detectors": {"counting": {"seen": [1]}}, "best": [4, 0.6]})
+    dense = {"dense": [], "dense_left": 0}
+    state = {"detectors": {"counting": {"seen": [1]}}, "best": [4, 0.6], **dense}
+    played.recorder.restore(state)
     assert played.detector.seen == [1]
-    played.recorder.restore({"detectors": {"counting": {"seen": []}}, "best": None})
+    state = {"detectors": {"counting": {"seen": []}}, "best": None, **dense}
+    played.recorder.restore(state)
     assert played.detector.seen == []
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -129,6 +129,16 @@ def thin(run_dir: Path, keep: Collection[int]) -> None:
                 _mark(path, kept, thinned=True)
                 for name in files.keys() - kept.keys():
                     (path / name).unlink(missing_ok=True)
+
+
+def drop(run_dir: Path, steps: Iterable[int]) -> None:
+    """Remove checkpoints; a kill in between leaves staging rubbish, which is swept away."""
+    for step in steps:
+        path = path_of(run_dir, step)
+        with writing(path):
+            rubbish = path.with_name(f".{path.name}.tmp")
+            os.rename(path, rubbish)
+            shutil.rmtree(rubbish)
 
 
 def _write(write_files: Callable[[Path], None], folder: Path) -> None:

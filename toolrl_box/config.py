@@ -195,6 +195,9 @@ class CheckpointSettings(_Section):
     keep_optimizer: int = Field(
         2, ge=1, description="newest regular checkpoints that keep optimiser files"
     )
+    dense: int = Field(
+        4, ge=0, description="steps saved one by one from an alarm on; as many such are kept"
+    )
 
 
 # Dotted settings that a model needs in place of the laboratory's own, which are made for a model
@@ -216,6 +219,7 @@ MODEL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "eval.ood": False,  # 16 passes over the tasks, minutes each at this size
         "checkpoint.every": 50,  # 2 GB each, two thirds of it moments
         "checkpoint.keep_optimizer": 1,
+        "checkpoint.dense": 0,
     },
 }
 

@@ -75,6 +75,8 @@ class Recorder:
         self._show = show
         self._should_stop = should_stop
         self._best: tuple[int, float] | None = None
+        self._dense: list[int] = []  # steps saved because of an alarm, that are kept
+        self._dense_left = 0  # further steps that will be
 
     # --- what drive() tells -----------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Recorder:
             observed["seconds_logging"] += row["seconds_logging"]
             row |= observed
             alarms = self._alarms(Reading(step, values(row, summary)))
+        self._dense_left = self._config.checkpoint.dense if alarms else max(0, self._dense_left - 1)
         for alarm in alarms:
             if progress.alarm is None or alarm.reaches(progress.alarm.level):
                 progress.alarm = alarm
@@ -136,9 +139,14 @@ class Recorder:
             row |= self._evaluated(step)
         self._log.metrics(row)
         stop = self._should_stop()
-        if self._due(step):
+        due = self._due(step)
+        if due:
             self._log.event("checkpoint", step=step, reason="regular")
-        if stop or self._due(step):
+        elif self._dense_left:
+            due = True
+            self._log.event("checkpoint", step=step, reason="alarm")
+            self._dense = [*self._dense, step][-self._config.checkpoint.dense :]
+        if stop or due:
             start = time.perf_counter()
             self._checkpoint(progress)
             row["seconds_logging"] += time.perf_counter() - start
@@ -146,8 +154,8 @@ class Recorder:
         return stop
 
     def rollback(self, progress: Progress, before: int) -> None:
-        """To the newest checkpoint of the schedule, so that a run that was stopped in between
-        goes back to the same one. A thinned one has no moments: they start anew."""
+        """To the newest checkpoint that the undisturbed run has, too: a run that was stopped in
+        between goes back to the same. A thinned one has no moments: they start anew."""
         step = max(s for s in self._scheduled() if s <= max(0, before))
         path = checkpoints.path_of(self._log.path, step)
         state = checkpoints.verify(path)
@@ -168,8 +176,9 @@ class Recorder:
     # --- resuming ---------------------------------------------------------------------------
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Detectors and best mark as they were at the checkpoint."""
+        """Detectors, best mark and dense saving as they were at the checkpoint."""
         self._restore_detectors(state)
+        self._dense, self._dense_left = list(state["dense"]), state["dense_left"]
         self._best = None if state["best"] is None else tuple(state["best"])
 
     def _restore_detectors(self, state: Mapping[str, Any]) -> None:
@@ -217,7 +226,10 @@ class Recorder:
         return any(step % steps == 0 for steps in every) or self._is_base(step)
 
     def _scheduled(self) -> list[int]:
-        return [step for step in checkpoints.complete_steps(self._log.path) if self._due(step)]
+        """Checkpoints that an undisturbed run has at this step, too: regular ones, and those of
+        alarms that are still kept."""
+        complete = checkpoints.complete_steps(self._log.path)
+        return [step for step in complete if self._due(step) or step in self._dense]
 
     def _is_base(self, step: int) -> bool:
         """Whether the model after this step (0: before the first) is the one that the scheme
@@ -233,10 +245,14 @@ class Recorder:
             "cursor": self._log.commit(),
             "detectors": {detector.name: detector.state() for detector in self._detectors},
             "best": self._best,
+            "dense": self._dense,
+            "dense_left": self._dense_left,
         }
         checkpoints.save(self._log.path, progress.step, self._backend.save, state)
         keep = self._scheduled()[-self._config.checkpoint.keep_optimizer :]
         checkpoints.thin(self._log.path, [*keep, progress.step])
+        passed = {*checkpoints.complete_steps(self._log.path)} - {*self._scheduled(), progress.step}
+        checkpoints.drop(self._log.path, passed)
 
 
 def _findings(rollout: Rollout, fmt: ToolFormat) -> Iterator[Finding]:
