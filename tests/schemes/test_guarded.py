@@ -69,8 +69,8 @@ def kinds(phases: list[Phase]) -> list[str]:
 
 
 def test_without_alarms_the_inner_scheme_is_seen_with_an_ear_open() -> None:
-    plain = list(play(Guarded("interleaved", {"every": 4}, ladder=()), 12, {}))
-    watched = play(Guarded("interleaved", {"every": 4}), 12, {})
+    plain = list(play(Guarded(inner="interleaved", knobs={"every": 4}, ladder=()), 12, {}))
+    watched = play(Guarded(inner="interleaved", knobs={"every": 4}), 12, {})
     assert [replace(p, until=None) if isinstance(p, RL) else p for p in watched] == plain
     assert plain[0] == next(Interleaved(every=4).phases(Context(12, TASKS)))
 
@@ -120,7 +120,7 @@ def test_a_penalty_is_raised_for_the_rest_of_the_run() -> None:
 
 
 def test_the_inner_scheme_is_told_of_its_phase_as_one() -> None:
-    phases = play(Guarded("interleaved", {"every": 20, "updates": 2}), 40, {14: "act"})
+    phases = play(Guarded(inner="interleaved", knobs={"every": 20, "updates": 2}), 40, {14: "act"})
     assert kinds(phases) == ["rl", "sft", "rl", "sft", "rl", "sft"]
     assert [phase.steps for phase in phases] == [20, 6, 6, 2, 20, 2]
 
@@ -141,4 +141,4 @@ def test_what_cannot_be_is_one_line(knobs: dict[str, Any], message: str) -> None
 
 def test_an_unknown_inner_scheme_is_refused_at_its_first_phase() -> None:
     with pytest.raises(ConfigError, match="unknown scheme 'interleavd'"):
-        play(Guarded("interleavd"), 10, {})
+        play(Guarded(inner="interleavd"), 10, {})
