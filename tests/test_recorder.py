@@ -257,6 +257,22 @@ def test_from_an_alarm_on_every_step_is_saved_and_a_bounded_number_kept(
     assert checkpoints.complete_steps(log.path) == [0, 4, 5, 7, 14]
 
 
+def test_a_rollback_never_goes_behind_the_base(laboratory: Laboratory, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"warmup_updates": 3})
+    played = laboratory.play(tmp_path / "run", config=config)
+    recorder, log = played.recorder, played.log
+    scheduled = [step for step in checkpoints.complete_steps(log.path) if step <= 6]
+    assert scheduled == [0, 3, 4, 6]
+    targets: list[Path] = []
+    recorder._backend.load = targets.append  # type: ignore[method-assign]
+    with RunLog.resume(log.path) as again:
+        recorder._log = again
+        again.rewind(checkpoints.verify(checkpoints.path_of(log.path, 14))["cursor"])
+        for before in (-2, 2, 5, 6):
+            recorder.rollback(played.lines[-1].progress, before)
+    assert [int(path.name[-2:]) for path in targets] == [3, 3, 4, 6]
+
+
 def test_a_stop_saves_at_once_and_leaves_the_journal_as_if_there_had_been_none(
     laboratory: Laboratory, tmp_path: Path
 ) -> None:
@@ -283,7 +299,7 @@ def test_a_checkpoints_state_leads_back_to_its_step(laboratory: Laboratory, tmp_
 
 def test_detectors_and_best_mark_are_restored(laboratory: Laboratory, tmp_path: Path) -> None:
     played = laboratory.play(tmp_path / "run")
-    dense = {"dense": [], "dense_left": 0}
+    dense = {"dense": [], "dense_left": 0, "alarmed": False}
     state = {"detectors": {"counting": {"seen": [1]}}, "best": [4, 0.6], **dense}
     played.recorder.restore(state)
     assert played.detector.seen == [1]

@@ -196,7 +196,7 @@ class CheckpointSettings(_Section):
         2, ge=1, description="newest regular checkpoints that keep optimiser files"
     )
     dense: int = Field(
-        4, ge=0, description="steps saved one by one from an alarm on; as many such are kept"
+        4, ge=0, description="steps saved one by one when alarms begin; as many such are kept"
     )
 
 

@@ -77,6 +77,7 @@ class Recorder:
         self._best: tuple[int, float] | None = None
         self._dense: list[int] = []  # steps saved because of an alarm, that are kept
         self._dense_left = 0  # further steps that will be
+        self._alarmed = False  # whether the last step raised an alarm
 
     # --- what drive() tells -----------------------------------------------------------------
 
@@ -131,7 +132,10 @@ class Recorder:
             observed["seconds_logging"] += row["seconds_logging"]
             row |= observed
             alarms = self._alarms(Reading(step, values(row, summary)))
-        self._dense_left = self._config.checkpoint.dense if alarms else max(0, self._dense_left - 1)
+        # From the step on at which alarms begin; that they go on saves no further steps.
+        begins = bool(alarms) and not self._alarmed
+        self._dense_left = self._config.checkpoint.dense if begins else max(0, self._dense_left - 1)
+        self._alarmed = bool(alarms)
         for alarm in alarms:
             if progress.alarm is None or alarm.reaches(progress.alarm.level):
                 progress.alarm = alarm
@@ -155,8 +159,10 @@ class Recorder:
 
     def rollback(self, progress: Progress, before: int) -> None:
         """To the newest checkpoint that the undisturbed run has, too: a run that was stopped in
-        between goes back to the same. A thinned one has no moments: they start anew."""
-        step = max(s for s in self._scheduled() if s <= max(0, before))
+        between goes back to the same; and never before the base. A thinned one has no moments:
+        they start anew."""
+        before = max(before, self._config.warmup_updates)
+        step = max(s for s in self._scheduled() if s <= before)
         path = checkpoints.path_of(self._log.path, step)
         state = checkpoints.verify(path)
         self._backend.load(path)
@@ -179,6 +185,7 @@ class Recorder:
         """Detectors, best mark and dense saving as they were at the checkpoint."""
         self._restore_detectors(state)
         self._dense, self._dense_left = list(state["dense"]), state["dense_left"]
+        self._alarmed = state["alarmed"]
         self._best = None if state["best"] is None else tuple(state["best"])
 
     def _restore_detectors(self, state: Mapping[str, Any]) -> None:
@@ -247,6 +254,7 @@ class Recorder:
             "best": self._best,
             "dense": self._dense,
             "dense_left": self._dense_left,
+            "alarmed": self._alarmed,
         }
         checkpoints.save(self._log.path, progress.step, self._backend.save, state)
         keep = self._scheduled()[-self._config.checkpoint.keep_optimizer :]
