@@ -1,0 +1,155 @@
+"""Splits a rendered dialogue into messages, with its markers present or stripped.
+
+Input: the prompt's text, which ends where the model took over, and the completion's, which begins
+there and may hold several turns. Output: messages, texts as they are between the markers.
+
+Frames: ChatML, Llama 3, Gemma and Mistral with their markers; ChatML and Llama 3 as a tokenizer
+leaves them when it drops special tokens (bare ``\\nuser\\n`` lines, or ``user\\n\\n`` glued to what
+stands before). Layouts: the chat templates of Qwen2.5-Instruct, Llama-3.1-Instruct,
+gemma-2-it and Mistral-7B-Instruct-v0.3.
+
+The role is the one that the log shows: Qwen's template writes tool results as *user*. Where
+markers are stripped, a model that wrote ``\\nuser\\n`` itself cannot be told from the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from toolrl_box.diagnose.readers._messages import ROLES
+from toolrl_box.diagnose.records import LoggedMessage
+from toolrl_box.types import Role
+
+_ROLE = r"(system|developer|user|assistant|tool|ipython|model|function|observation)"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """``header`` begins a message and captures its role; ``ends``: what the model writes, or the
+    template, to end one; ``gap``: what stands between an end and the next header."""
+
+    name: str
+    header: re.Pattern[str]
+    ends: tuple[str, ...] = ()
+    gap: str = ""
+    stripped: bool = False
+
+
+CHATML = Frame("chatml", re.compile(rf"<\|im_start\|>{_ROLE}\n?"), ("<|im_end|>",), "\n")
+LLAMA = Frame(
+    "llama",
+    re.compile(
+        rf"(?:<\|begin_of_text\|>)?<\|start_header_id\|>{_ROLE}<\|end_header_id\|>\n{{0,2}}"
+    ),
+    ("<|eot_id|>", "<|eom_id|>"),
+)
+GEMMA = Frame(
+    "gemma", re.compile(rf"(?:<bos>)?<start_of_turn>{_ROLE}\n?"), ("<end_of_turn>",), "\n"
+)
+MISTRAL = Frame(
+    "mistral",
+    re.compile(
+        r"(?:<s>)?(\[INST\] ?|\[/INST\] ?|\[SYSTEM_PROMPT\]|\[/SYSTEM_PROMPT\]|\[TOOL_RESULTS\] ?"
+        r"|\[/TOOL_RESULTS\]|\[AVAILABLE_TOOLS\] ?|\[/AVAILABLE_TOOLS\])"
+    ),
+    ("</s>",),
+)
+CHATML_STRIPPED = Frame(
+    "chatml, stripped", re.compile(rf"(?:\A|\n){_ROLE}\n"), gap="", stripped=True
+)
+LLAMA_STRIPPED = Frame(
+    "llama, stripped",
+    re.compile(r"(?:\A|(?<=\S))(system|user|assistant|tool|ipython)\n\n"),
+    stripped=True,
+)
+MARKED = (CHATML, LLAMA, GEMMA, MISTRAL)
+
+_MISTRAL_ROLES: dict[str, Role] = {
+    "[INST]": "user",
+    "[SYSTEM_PROMPT]": "system",
+    "[AVAILABLE_TOOLS]": "system",
+    "[TOOL_RESULTS]": "tool",
+}
+
+
+def frame_of(prompt: str, completion: str = "") -> Frame | None:
+    """The frame in which a dialogue is written, None when no header is seen.
+
+    Stripped frames are only believed when the prompt begins with a role's header or ends with the
+    assistant's, or the completion goes from a role's line back to the assistant's.
+    """
+    for frame in MARKED:
+        if frame.header.search(prompt) or frame.header.search(completion):
+            return frame
+    if re.match(r"\s*(system|user)\n\n\S", prompt) and prompt.endswith("assistant\n\n"):
+        return LLAMA_STRIPPED
+    begins = re.match(rf"\s*{_ROLE}\n", prompt)
+    if begins or re.search(r"\nassistant\n?\Z", prompt):
+        return CHATML_STRIPPED
+    if re.search(r"\n(?:user|tool)\n(?s:.*)\nassistant(?:\n|\Z)", completion):
+        return CHATML_STRIPPED
+    return None
+
+
+def dialogue(
+    prompt: str, completion: str, *, speaker: Role = "user"
+) -> tuple[tuple[LoggedMessage, ...], int]:
+    """The messages of both texts and how many are the prompt's.
+
+    ``speaker`` is who wrote a prompt without any header. The completion begins with an assistant's
+    message, which is there even when it is empty: nothing may be what a collapsed model wrote.
+    """
+    frame = frame_of(prompt, completion)
+    if frame is None:
+        before = [LoggedMessage(speaker, prompt)] if prompt else []
+        return (*before, LoggedMessage("assistant", completion)), len(before)
+    before = list(split(prompt, frame, first=speaker))
+    if before and before[-1].role == "assistant" and not before[-1].text.strip():
+        del before[-1]  # the generation prompt
+    after = list(split(completion, frame, first="assistant", keep_first=True))
+    if len(after) > 1 and after[-1].role == "assistant" and not after[-1].text:
+        del after[-1]  # the episode ended before the model's turn
+    return (*before, *after), len(before)
+
+
+def split(
+    text: str, frame: Frame, *, first: Role, keep_first: bool = False
+) -> Iterator[LoggedMessage]:
+    """The messages of a text that begins inside one of role ``first`` (dropped when it is empty,
+    unless ``keep_first``)."""
+    role, start, is_first = first, 0, True
+    for header in frame.header.finditer(text):
+        body = _body(text[start : header.start()], frame)
+        if is_first and not keep_first:
+            if body.strip() and body.strip() not in ("<s>", "<|begin_of_text|>", "<bos>"):
+                yield LoggedMessage(role, body)
+        elif is_first or frame is not MISTRAL or body:
+            yield LoggedMessage(role, body)
+        role, start, is_first = _next_role(header[1], frame), header.end(), False
+    body = _body(text[start:], frame)
+    if not is_first or keep_first or body.strip():
+        yield LoggedMessage(role, body)
+
+
+def _next_role(found: str, frame: Frame) -> Role:
+    if frame is MISTRAL:
+        return _MISTRAL_ROLES.get(found.strip(), "assistant")
+    return ROLES[found]
+
+
+def _body(text: str, frame: Frame) -> str:
+    """A message without what the frame puts after it."""
+    for end in frame.ends:
+        head, marker, tail = text.rpartition(end)
+        if marker and tail in ("", frame.gap, "\n"):
+            return head
+    return text
+
+
+def ended(completion: str, frame: Frame | None) -> bool | None:
+    """Whether the last message was ended by a stop token; None when the text does not show it."""
+    if frame is None or not any(end in completion for end in frame.ends):
+        return None
+    return completion.rstrip("\n").endswith(frame.ends)
