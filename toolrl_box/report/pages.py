@@ -31,8 +31,8 @@ MEANINGS = {
     "solves the tasks. Use the best checkpoint, not the last one.",
     "text_pollution": "Tags and calls are broken in a good part of the messages while the reward "
     "still holds: the stage that comes before a structural collapse. Stop and look now.",
-    "capability_loss": "Messages and calls are well-formed, but more and more calls name tools that "
-    "are not there or break their schema. Use the best checkpoint, not the last one.",
+    "capability_loss": "Messages and calls are well-formed, but more and more calls name tools "
+    "that are not there or break their schema. Use the best checkpoint, not the last one.",
     "entropy_collapse": "The policy has become nearly deterministic: the rollouts of a group are "
     "alike and teach nothing.",
     "length_explosion": "Responses grow until the token limit cuts them.",
