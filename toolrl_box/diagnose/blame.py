@@ -32,6 +32,8 @@ _PRESENT = {
     "bare_call_tag": "after_open",
     "repeated_fragments": "inside_text",
 }
+WORDS = frozenset(token for token, _ in _MISSING.values()) | {k.replace("_", " ") for k in _PRESENT}
+"""What stands for a token where none is in the text."""
 
 
 @dataclass(frozen=True, slots=True)

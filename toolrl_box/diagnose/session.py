@@ -1,9 +1,9 @@
 """A diagnosis while a log is read, in one pass or as it grows.
 
 Input: paths. Output: a :class:`Diagnosis` and examples, at any time. :meth:`Session.read` reads
-what is new since it was last called: files that did not change are not opened, a file that grew is read
-from the start, but only the records beyond those already counted are judged and added. A file that
-shrank or was replaced by less is not understood that way, and everything is read afresh.
+what is new since it was last called: files that did not change are not opened; a file that grew is
+read from the start, but only the records beyond those already counted are judged and added. When a
+file shrank, everything is read afresh.
 
 Left out: readers (``diagnose.sources``) and states (``diagnose.judge``).
 """

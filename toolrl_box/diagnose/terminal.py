@@ -1,8 +1,8 @@
 """The diagnosis on a terminal.
 
 Input: :class:`Diagnosis`. Output: rich renderables. Everything out of the log goes through
-:func:`~toolrl_box.diagnose.plain.inline` and stands in ``Text`` objects, in which neither markup nor
-escape sequences are read. Left out: the timeline (``--output`` draws it).
+:func:`~toolrl_box.diagnose.plain.inline` and stands in ``Text`` objects, in which neither markup
+nor escape sequences are read. Left out: the timeline (``--output`` draws it).
 """
 
 from __future__ import annotations

@@ -10,6 +10,13 @@ from collections.abc import Sequence
 from toolrl_box.diagnose.aggregate import Aggregate, Bin
 from toolrl_box.diagnose.diagnosis import Unjudged
 
+TOKEN_FACTS = {
+    "max_logprob": "impossible log-probs",
+    "observation_in_loss": "observations in the loss",
+    "retokenised": "re-tokenisation",
+    "ended_with_eos": "whether the stop token is sampled",
+}
+
 
 def unjudged(
     aggregate: Aggregate, bins: Sequence[Bin], *, checkpoints: int, damaged: int
@@ -59,14 +66,9 @@ def unjudged(
         found.append(("how far the policy has moved (KL)", "the log has no KL"))
     if aggregate.rollouts and not aggregate.with_groups and "reward_std" not in scalars:
         found.append(("whether groups still differ in reward", "rollouts name no group"))
-    for fact, what in (
-        ("max_logprob", "impossible log-probs"),
-        ("observation_in_loss", "whether observations carry loss"),
-        ("retokenised", "whether texts are tokenised again"),
-        ("ended_with_eos", "whether the stop token is sampled"),
-    ):
-        if fact not in aggregate.facts:
-            found.append((what, "the log has no token ids, masks or log-probs that tell"))
+    hidden = [what for fact, what in TOKEN_FACTS.items() if fact not in aggregate.facts]
+    if hidden:
+        found.append((", ".join(hidden), "the log has no token ids, masks or log-probs that tell"))
     if not checkpoints:
         found.append(("which checkpoint to keep", "no checkpoint was found beside the log"))
     found.append(
