@@ -293,6 +293,7 @@ class Pythonic(ChatML):
             try:
                 calls, position = _read_list(text, start)
                 draft.calls.extend(calls)
+                draft.spans.append((start, position))
                 draft.blocks += 1
             except _Fault as fault:
                 # The next "[name(" or ")]" after the fault decides how the block ends.
