@@ -19,6 +19,8 @@ from toolrl_box.diagnose.records import Damage, Origin, Record
 
 MAX_DEPTH = 100
 """Nesting of schemas and dumped arguments; what is deeper makes later code recurse too far."""
+_DECODER = json.JSONDecoder()
+_NAME = re.compile(r'"(\w{1,40})"\s*:')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -49,9 +51,11 @@ def _whole_characters(value: Any) -> Any:
     return value
 
 
-def json_lines(
-    source: Source, convert: Callable[[Origin, dict[str, Any]], Iterable[Record]]
-) -> Iterator[Record]:
+Convert = Callable[[Origin, dict[str, Any]], Iterable[Record]]
+"""What a reader makes of one object; it raises BadRecord where the object is not of the format."""
+
+
+def json_lines(source: Source, convert: Convert) -> Iterator[Record]:
     """The records that ``convert`` makes of each line's object; damage where it raises BadRecord,
     where the line is no JSON object, and where there is no line to read."""
     for item in raw_lines(source):
@@ -61,11 +65,7 @@ def json_lines(
             yield from converted(item[0], lambda: loads(item[1]), convert)  # noqa: B023 - used up at once
 
 
-def converted(
-    origin: Origin,
-    load: Callable[[], Any],
-    convert: Callable[[Origin, dict[str, Any]], Iterable[Record]],
-) -> Iterable[Record]:
+def converted(origin: Origin, load: Callable[[], Any], convert: Convert) -> Iterable[Record]:
     """What ``convert`` makes of one object, or its damage."""
     try:
         value = load()
@@ -78,16 +78,20 @@ def converted(
         return (Damage(origin, "nested too deeply"),)
 
 
-def first_object(head: bytes) -> dict[str, Any] | None:
-    """The object on the first line of a file's head, None when there is none or it is cut off."""
-    for line in head.removeprefix(b"\xef\xbb\xbf").splitlines():
-        if line.strip():
-            try:
-                value = loads(line)
-            except BadRecord:
-                return None
-            return value if isinstance(value, dict) else None
-    return None
+def glance(head: bytes) -> tuple[dict[str, Any], frozenset[str]]:
+    """The first object of a file's head, and the names in it.
+
+    The object is empty when the head holds none or breaks off inside it; the names are then all
+    that stand before a colon, so that a format can still be known by them.
+    """
+    text = head.decode("utf-8-sig", errors="replace").lstrip()
+    if not text.startswith(("{", "[")):
+        return {}, frozenset()
+    try:
+        first, _ = _DECODER.raw_decode(text.removeprefix("[").lstrip())
+    except (ValueError, RecursionError):
+        return {}, frozenset(_NAME.findall(text))
+    return (first, frozenset(first)) if isinstance(first, dict) else ({}, frozenset())
 
 
 def kind(value: Any) -> str:

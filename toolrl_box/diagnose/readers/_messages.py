@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from toolrl_box.diagnose.readers._json import BadRecord, dumps, kind, loads, too_deep
@@ -172,17 +174,33 @@ def tool(value: Any) -> ToolSpec | None:
 
 
 def tools_in(messages: Sequence[LoggedMessage]) -> tuple[ToolSpec, ...]:
-    """The tools that a ``<tools>`` block of the system message documents, one line of JSON each,
-    as Qwen's and Hermes' templates write them."""
-    if not messages or messages[0].role != "system":
+    """The tools that a ``<tools>`` block of the system message documents, a JSON list or one line
+    of JSON each, as Hermes' and Qwen's templates write them."""
+    if not messages or messages[0].role != "system" or "<tools>" not in messages[0].text:
         return ()
-    _, opened, rest = messages[0].text.partition("<tools>")
-    block, closed, _ = rest.partition("</tools>")
-    if not (opened and closed):
-        return ()
-    if (found := tools(block.strip())) != ():  # a JSON list, as Hermes' own prompt has it
-        return found
+    # The templates name the tags in a sentence before they use them.
+    for piece in messages[0].text.split("<tools>")[1:]:
+        block, closed, _ = piece.partition("</tools>")
+        if closed and block.strip():
+            return _documents(block.strip())
+    return ()
+
+
+@lru_cache(maxsize=64)
+def _documents(block: str) -> tuple[ToolSpec, ...]:
+    """The tools of one block. Kept, because all rollouts of a step tend to have the same."""
+    if block.startswith("["):
+        return tools(block)
     return tuple(spec for line in block.splitlines() if (spec := tool(line)) is not None)
+
+
+def prompt_digest(messages: Sequence[LoggedMessage]) -> str:
+    """A short name for a prompt, by which the rollouts of one prompt find together in a log that
+    does not name their group."""
+    digest = blake2b(digest_size=8)
+    for message in messages:
+        digest.update(message.role.encode() + b"\0" + message.text.encode(errors="replace") + b"\0")
+    return digest.hexdigest()
 
 
 def prompt_length(messages: Sequence[LoggedMessage]) -> int:

@@ -57,8 +57,9 @@ def why(error: Exception) -> str:
     return " ".join(text.split())[:300] or type(error).__name__
 
 
-def raw_lines(source: Source) -> Iterator[tuple[Origin, bytes] | Damage]:
-    """The lines that are not blank, without their ends, and the damage between them."""
+def raw_lines(source: Source, *, blank: bool = False) -> Iterator[tuple[Origin, bytes] | Damage]:
+    """The lines without their ends, those that are empty only if ``blank``, and the damage between
+    them."""
     line = 0
     try:
         with open_bytes(source.path) as stream:
@@ -72,7 +73,8 @@ def raw_lines(source: Source) -> Iterator[tuple[Origin, bytes] | Damage]:
                     continue
                 if line == 1:
                     raw = raw.removeprefix(_BOM)
-                if raw := raw.rstrip(b"\r\n"):
+                raw = raw.rstrip(b"\r\n")
+                if raw or blank:
                     yield source.origin(line), raw
     except UNREADABLE as error:
         yield Damage(source.origin(line + 1), f"the file cannot be read on: {why(error)}")
@@ -91,7 +93,7 @@ def _too_long(size: int, limit: int) -> str:
     return f"a line of {size / 2**20:.1f} MB is longer than {limit / 2**20:.1f} MB"
 
 
-def lines(source: Source) -> Iterator[tuple[Origin, str] | Damage]:
+def lines(source: Source, *, blank: bool = False) -> Iterator[tuple[Origin, str] | Damage]:
     """:func:`raw_lines` as text."""
-    for item in raw_lines(source):
+    for item in raw_lines(source, blank=blank):
         yield item if isinstance(item, Damage) else (item[0], item[1].decode(errors="replace"))

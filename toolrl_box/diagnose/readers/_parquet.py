@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toolrl_box.diagnose.readers._json import converted
+from toolrl_box.diagnose.readers._json import Convert, converted
 from toolrl_box.diagnose.readers._open import UNREADABLE, why
 from toolrl_box.diagnose.readers._source import Source
-from toolrl_box.diagnose.records import Damage, Origin, Record
+from toolrl_box.diagnose.records import Damage, Record
 
 MAGIC = b"PAR1"
 _BATCH = 64
@@ -30,14 +30,14 @@ def schema(source: Source) -> pa.Schema | None:
 
 def parquet_rows(
     source: Source,
-    convert: Callable[[Origin, dict[str, Any]], Iterable[Record]],
-    columns: Iterable[str] | None = None,
+    convert: Convert,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[Record]:
     """The records that ``convert`` makes of each row; ``columns``: those to read, if not all."""
     line = 0
     try:
         with pq.ParquetFile(source.path, pre_buffer=False) as file:
-            for batch in file.iter_batches(_BATCH, columns=columns and list(columns)):
+            for batch in file.iter_batches(_BATCH, columns=columns):
                 for row in batch.to_pylist():
                     line += 1
                     yield from converted(source.origin(line), lambda: row, convert)  # noqa: B023

@@ -23,7 +23,9 @@ MAX_RECORD = 64 << 20
 """Longest line or value in bytes; a longer one is skipped, named as damage and never held."""
 
 _PACKED = (".gz", ".zst")
-_STEP_IN_NAME = re.compile(r"(?:^|[^a-z0-9])(?:global_?)?(?:step|completions)s?[-_]?(\d+)", re.I)
+_STEP_IN_NAME = re.compile(
+    r"(?:^|[^a-z0-9])(?:global_?)?(?:step|completions)s?[-_]?(?:val[-_])?(\d+)", re.I
+)
 _MAX_STEP_DIGITS = 12
 
 

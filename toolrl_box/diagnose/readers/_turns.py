@@ -148,8 +148,10 @@ def _body(text: str, frame: Frame) -> str:
     return text
 
 
-def ended(completion: str, frame: Frame | None) -> bool | None:
-    """Whether the last message was ended by a stop token; None when the text does not show it."""
+def ended_fact(prompt: str, completion: str) -> dict[str, float]:
+    """The fact ``ended_with_eos``, where the completion's own text shows it: it holds end markers,
+    so a last message without one was not ended by the model."""
+    frame = frame_of(prompt, completion)
     if frame is None or not any(end in completion for end in frame.ends):
-        return None
-    return completion.rstrip("\n").endswith(frame.ends)
+        return {}
+    return {"ended_with_eos": float(completion.rstrip("\n").endswith(frame.ends))}

@@ -11,10 +11,9 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from toolrl_box.diagnose.readers._json import BadRecord, converted, loads
+from toolrl_box.diagnose.readers._json import BadRecord, Convert, converted, json_lines, loads
 from toolrl_box.diagnose.readers._open import UNREADABLE, open_bytes, why
 from toolrl_box.diagnose.readers._source import Source
 from toolrl_box.diagnose.records import Damage, Origin, Record
@@ -24,9 +23,16 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 
-def json_values(
-    source: Source, convert: Callable[[Origin, dict[str, Any]], Iterable[Record]]
-) -> Iterator[Record]:
+def json_objects(source: Source, convert: Convert) -> Iterator[Record]:
+    """The records of a file that is one list or one object a line; a damaged line then costs that
+    line only."""
+    start = source.head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"[") or start.partition(b"\n")[0].strip() == b"{":
+        return json_values(source, convert)
+    return json_lines(source, convert)
+
+
+def json_values(source: Source, convert: Convert) -> Iterator[Record]:
     """The records that ``convert`` makes of each object; damage as in :func:`json_lines`. The line
     of a record is the one on which its object begins."""
     for item in values(source):

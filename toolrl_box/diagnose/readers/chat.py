@@ -1,4 +1,4 @@
-"""OpenAI-style chat JSONL: one dialogue a line.
+"""OpenAI-style chat JSONL: one dialogue a line (or a JSON list of dialogues).
 
 ``messages`` (or ``prompt`` and ``completion`` as message lists); where present ``tools``,
 ``reward`` (or ``score``), ``rewards`` or ``metrics`` (an object of parts), ``step`` (or
@@ -17,8 +17,7 @@ from typing import Any
 
 from toolrl_box.diagnose.readers._json import (
     BadRecord,
-    first_object,
-    json_lines,
+    glance,
     kind,
     number,
     numbers,
@@ -35,6 +34,7 @@ from toolrl_box.diagnose.readers._messages import (
     tools_in,
 )
 from toolrl_box.diagnose.readers._source import Plain, Source
+from toolrl_box.diagnose.readers._values import json_objects
 from toolrl_box.diagnose.records import LoggedRollout, Origin, Record
 
 
@@ -44,16 +44,16 @@ class Chat(Plain):
     suffixes = (".jsonl", ".json", ".ndjson")
 
     def fits(self, source: Source) -> bool:
-        first = first_object(source.head)
-        if first is None:
-            return b'"messages"' in source.head[:4096] and source.suffix in self.suffixes
+        first, names = glance(source.head)
+        if not first:
+            return {"messages", "role"} <= names
         return is_chat(_list(first)) or is_chat(first.get("completion"))
 
     def read(self, source: Source) -> Iterator[Record]:
         def convert(origin: Origin, row: dict[str, Any]) -> Iterable[Record]:
             yield rollout(source, origin, row)
 
-        return json_lines(source, convert)
+        return json_objects(source, convert)
 
 
 def rollout(source: Source, origin: Origin, row: dict[str, Any]) -> LoggedRollout:

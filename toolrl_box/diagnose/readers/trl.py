@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 
 from toolrl_box.diagnose.readers._json import BadRecord, kind, number, whole
-from toolrl_box.diagnose.readers._messages import calls_apart, chat, tools, tools_in
+from toolrl_box.diagnose.readers._messages import calls_apart, chat, prompt_digest, tools, tools_in
 from toolrl_box.diagnose.readers._parquet import parquet_rows, schema, without_padding
 from toolrl_box.diagnose.readers._scalars import scalars
 from toolrl_box.diagnose.readers._source import Plain, Source
@@ -46,9 +46,11 @@ class Trl(Plain):
     def read(self, source: Source) -> Iterator[Record]:
         found = schema(source)
         rewards = _reward_columns(found) if found is not None else ()
+        # The type of the column tells it for all rows, also for those where nobody called.
+        apart = found is not None and "tool_calls" in str(found.field("completion").type)
 
         def convert(origin: Origin, row: dict[str, Any]) -> Iterable[Record]:
-            yield _rollout(source, origin, row, rewards)
+            yield _rollout(source, origin, row, rewards, apart)
 
         return parquet_rows(source, convert)
 
@@ -62,9 +64,9 @@ def _reward_columns(found: pa.Schema) -> tuple[str, ...]:
 
 
 def _rollout(
-    source: Source, origin: Origin, row: Mapping[str, Any], rewards: Sequence[str]
+    source: Source, origin: Origin, row: Mapping[str, Any], rewards: Sequence[str], apart: bool
 ) -> LoggedRollout:
-    messages, length = _messages(row.get("prompt"), row.get("completion"))
+    messages, length = _messages(row.get("prompt"), row.get("completion"), apart)
     # A reward function that has no opinion on a row gives None, which TRL logs as NaN.
     parts = {
         name: figure
@@ -81,11 +83,12 @@ def _rollout(
         reward=sum(parts.values()) if parts else None,
         reward_parts=parts,
         advantage=number(row.get("advantage")),
+        group=prompt_digest(messages[:length]),
         tools=tools(row.get("tools")) or tools_in(messages),
     )
 
 
-def _messages(prompt: Any, completion: Any) -> tuple[tuple[LoggedMessage, ...], int]:
+def _messages(prompt: Any, completion: Any, apart: bool) -> tuple[tuple[LoggedMessage, ...], int]:
     """The dialogue and the prompt's share. Raises BadRecord."""
     prompt, completion = without_padding(prompt), without_padding(completion)
     if isinstance(completion, str) and isinstance(prompt, str):
@@ -96,8 +99,8 @@ def _messages(prompt: Any, completion: Any) -> tuple[tuple[LoggedMessage, ...], 
         completion = [{"role": "assistant", "content": completion}]
     if not (isinstance(prompt, list) and isinstance(completion, list)):
         raise BadRecord(f"prompt is {kind(prompt)}, completion is {kind(completion)}")
-    whole_dialogue = [*prompt, *completion]
-    return chat(whole_dialogue, apart=calls_apart(whole_dialogue)), len(prompt)
+    messages = [*prompt, *completion]
+    return chat(messages, apart=apart or calls_apart(messages)), len(prompt)
 
 
 @dataclass(frozen=True)
