@@ -9,7 +9,7 @@
 // Data reaches the page as text nodes only.
 "use strict";
 
-const PAGE = 40; // messages shown at once
+const PAGE = 25; // messages shown at once
 const ALL = "all";
 const SHARED = ["state", "kind", "category", "model"];
 const runs = [];
@@ -285,6 +285,7 @@ for (const article of document.querySelectorAll("article.run")) runs.push(new Ru
 performance.mark("toolrl-ready");
 // The packs come after this script, so that the verdict shows before they are read.
 document.addEventListener("DOMContentLoaded", async () => {
-  await Promise.all(runs.map((run) => run.open(run.at)));
+  const [first] = runs;
+  await Promise.all(runs.map((run) => run.open(counterpart(first, run, first.at) ?? run.at)));
   performance.mark("toolrl-open");
 });

@@ -86,6 +86,7 @@ def write_page(
         policy=f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_hash(style)}; script-src {_hash(script)}",
         written_by=diagnosis.written_by,
+        flag_rows=max(len(timeline.flags) for timeline in drawn),
         rows=ROWS,
     )
     with writing(output):

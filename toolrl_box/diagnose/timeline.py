@@ -14,7 +14,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from toolrl_box.diagnose.diagnosis import Diagnosis, StepRow
 from toolrl_box.diagnose.words import STATES, kind_name, signal_name, state_name
@@ -92,7 +92,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One drawing of the timeline; ``grid``: (pixels down, label) of its reference lines."""
+    """One drawing of the timeline; ``grid``: (pixels down, label) of its reference lines;
+    ``group``: a heading above it, where a group of tracks begins."""
 
     key: str
     title: str
@@ -100,6 +101,7 @@ class Track:
     grid: tuple[tuple[float, str], ...]
     series: tuple[Series, ...]
     summary: str
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +177,12 @@ class _Down:
         return round((height - 4) * (1 - part) + 2, 1)
 
     def grid(self, height: int) -> tuple[tuple[float, str], ...]:
-        note = " (log scale)" if self.log else ""
-        lines = [(self(self.high, height), figure(self.high) + note)]
-        if not self.log and self.low < 0 < self.high:
-            lines.append((self(0.0, height), "0"))
-        return tuple(lines)
+        top, bottom = (self(self.high, height), figure(self.high)), self(self.low, height)
+        if self.log:
+            return top, (height / 2 + 4, "log"), (bottom, figure(self.low))
+        if self.low < 0 < self.high:
+            return top, (self(0.0, height), "0"), (bottom, figure(self.low))
+        return top, (bottom, figure(self.low))
 
 
 def timelines(runs: Sequence[Diagnosis]) -> list[Timeline]:
@@ -282,13 +285,16 @@ def _timeline(
     if any("success" in column.scalars for column in both):
         of_both = [column.scalars.get("success") for column in both]
         own = [column.scalars.get("success") for column in dated]
-        tracks.append(_curve("success", dated, x, of_both, own, 52))
+        tracks.append(_curve("success", dated, x, of_both, own))
     tracks.append(_stack(dated, x, across.width))
     top = _round_up(max((c.kind_share(kind) or 0 for c in both for kind in troubles), default=1))
-    tracks += [_bars(kind, dated, x, across.width, top) for kind in troubles]
-    for name in figures:
-        of_both = [_scalar(column, name) for column in both]
-        tracks.append(_curve(name, dated, x, of_both, [_scalar(c, name) for c in dated], 52))
+    bars = [_bars(kind, dated, x, across.width, top) for kind in troubles]
+    curves = [
+        _curve(name, dated, x, [_scalar(c, name) for c in both], [_scalar(c, name) for c in dated])
+        for name in figures
+    ]
+    for group, of_group in (("Trouble, as shares of the messages", bars), ("Signals", curves)):
+        tracks += [replace(track, group="" if at else group) for at, track in enumerate(of_group)]
     return Timeline(of_run, x, tuple(tracks), _ticks(across), _flags(run, across))
 
 
@@ -298,7 +304,7 @@ def _curve(
     x: Sequence[float],
     of_both: Sequence[float | None],
     own: Sequence[float | None],
-    height: int,
+    height: int = 46,
 ) -> Track:
     known = [value for value in of_both if value is not None]
     down = _Down.of(known, share=key in ("reward", "success"))
@@ -342,7 +348,7 @@ def _stack(dated: Sequence[Column], x: Sequence[float], width: float) -> Track:
         key="states",
         title="What the messages are",
         height=height,
-        grid=((height / 2, "half"),),
+        grid=((0.0, "100%"), (height / 2, "50%"), (height - 0.0, "0%")),
         series=tuple(series),
         summary=_from_to("Healthy messages", dated, shares, percent),
     )
@@ -364,7 +370,7 @@ def _bars(
         key=f"kind-{kind}",
         title=kind_name(kind),
         height=height,
-        grid=((2.0, percent(top)),),
+        grid=((2.0, percent(top)), (height - 2.0, "")),
         series=(Series(kind_name(kind), look, values, marks=tuple(marks)),),
         summary=_from_to(kind_name(kind), dated, shares, percent),
     )
