@@ -67,7 +67,7 @@ class Run {
     tracks.addEventListener("click", (event) => {
       if (this.follow(event)) openAll(this, this.at);
     });
-    tracks.addEventListener("keydown", (event) => this.key_(event));
+    tracks.addEventListener("keydown", (event) => this.press(event));
     this.point(Math.min(this.at, this.dated.length - 1));
   }
 
@@ -79,7 +79,7 @@ class Run {
     return true;
   }
 
-  key_(event) {
+  press(event) {
     const last = this.dated.length - 1;
     const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
     const ends = { Home: 0, End: last };
@@ -187,6 +187,9 @@ class Run {
     const where = wanted === ALL ? "all steps" : `step ${this.data.columns[wanted].label}`;
     const total = here.length === this.found.length ? "" : ` of ${here.length.toLocaleString("en")}`;
     status.textContent = `${this.found.length.toLocaleString("en")}${total} messages of ${where}`;
+    const figures = wanted === ALL ? [] : this.data.columns[wanted].figures;
+    const listed = figures.map(([name, value]) => `${name} ${value}`).join(", ");
+    this.root.querySelector(".figures").textContent = listed && `In the log of this step: ${listed}`;
     this.list.replaceChildren();
     this.show();
     if (this.tracks && wanted !== ALL && this.data.columns[wanted].x !== null) this.point(wanted);
@@ -231,20 +234,25 @@ class Run {
   }
 }
 
-function nearest(columns, field, value) {
-  let best = 0;
+// Position of the column whose field is next to the value, or null.
+function nearest(columns, field, value, suits = () => true) {
+  let best = null;
   columns.forEach((column, index) => {
-    if (Math.abs(column[field] - value) < Math.abs(columns[best][field] - value)) best = index;
+    if (!suits(column)) return;
+    const distance = Math.abs(column[field] - value);
+    if (best === null || distance < Math.abs(columns[best][field] - value)) best = index;
   });
   return best;
 }
 
 // Two runs side by side stay at the same step.
-function counterpart(from, to, at) {
+function counterpart(from, to, at, suits = () => true) {
   const { step } = from.data.columns[at];
   if (from === to || step === null) return from === to ? at : null;
-  return to.dated.length ? nearest(to.dated, "step", step) : null;
+  return nearest(to.dated, "step", step, suits);
 }
+
+const hasMessages = (column) => column.kept > 0;
 
 function pointAll(from, at) {
   for (const run of runs) {
@@ -254,7 +262,7 @@ function pointAll(from, at) {
 }
 
 async function openAll(from, at, { scroll = true } = {}) {
-  const places = runs.map((run) => [run, counterpart(from, run, at)]);
+  const places = runs.map((run) => [run, counterpart(from, run, at, hasMessages)]);
   await Promise.all(places.filter(([, place]) => place !== null).map(([run, place]) => run.open(place)));
   if (scroll) {
     const title = document.getElementById(`${from.key}-messages-title`);
@@ -286,6 +294,6 @@ performance.mark("toolrl-ready");
 // The packs come after this script, so that the verdict shows before they are read.
 document.addEventListener("DOMContentLoaded", async () => {
   const [first] = runs;
-  await Promise.all(runs.map((run) => run.open(counterpart(first, run, first.at) ?? run.at)));
+  await Promise.all(runs.map((run) => run.open(counterpart(first, run, first.at, hasMessages) ?? run.at)));
   performance.mark("toolrl-open");
 });
