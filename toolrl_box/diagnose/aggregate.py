@@ -231,6 +231,8 @@ class Aggregate:
         into.messages += len(findings)
         self._figures(into, rollout, findings)
         reward = rollout.reward
+        if not findings:  # an expert's dialogue: nothing in it is the model's
+            reward = None
         if reward is not None and not math.isfinite(reward):
             self._broken_reward(rollout)
             reward = None

@@ -25,6 +25,9 @@ _MISSING = {
     "loop": ("repetition", "inside_text"),
     "unknown_tool": ("tool name", "inside_call"),
     "schema_violation": ("argument", "inside_call"),
+    "speaks_as_user": ("a user's turn", "after_call"),
+    "fabricated_result": ("a tool's result", "after_call"),
+    "role_word_only": ("role word", "start_text_due"),
 }
 _PRESENT = {
     "stray_tag": "inside_text",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from toolrl_box.diagnose.evidence import SOUND
-from toolrl_box.diagnose.judge import Judge, JudgedRollout
+from toolrl_box.diagnose.judge import Judge, JudgedRollout, written
 from toolrl_box.diagnose.records import LoggedMessage, LoggedRollout, Record
 from toolrl_box.durable import writing
 from toolrl_box.formats import to_tools
@@ -76,7 +76,7 @@ def write_failed_prompts(
 def _failed(record: Record | JudgedRollout, since: int | None, middle: float | None) -> bool:
     rollout = record.rollout if isinstance(record, JudgedRollout) else record
     assert isinstance(rollout, LoggedRollout)
-    if rollout.prompt_length == 0:
+    if rollout.prompt_length == 0 or not written(rollout):
         return False
     if since is not None and rollout.step is not None and rollout.step < since:
         return False

@@ -11,16 +11,17 @@ Left out: what the findings add up to (``diagnose.aggregate``).
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from toolrl_box.diagnose.diagnosis import ToolFormatSeen
-from toolrl_box.diagnose.records import LoggedCall, LoggedMessage, LoggedRollout, Record
-from toolrl_box.errors import lookup
-from toolrl_box.formats import ALL_FORMATS
+from toolrl_box.diagnose.records import LoggedMessage, LoggedRollout, Record
+from toolrl_box.dialects import Dialect, detect, dialect, without_stop
+from toolrl_box.formats import read_json_object
 from toolrl_box.probe.states import classify
-from toolrl_box.types import Finding, ToolCall, ToolFormat, ToolSpec
+from toolrl_box.probe.structured import StructuredCall, classify_structured, structured_text
+from toolrl_box.types import Finding, ToolSpec
 
 SAMPLE = 256
 SAMPLE_CHARACTERS = 4_000_000
@@ -44,9 +45,9 @@ class Judge:
     def __init__(self, forced: str | None = None) -> None:
         """Raises ConfigError for a tool format that is none."""
         if forced is not None:
-            lookup("tool format", forced, ALL_FORMATS)
+            dialect(forced)
         self._forced = forced
-        self._format: ToolFormat | None = None
+        self._dialect: Dialect | None = None
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self.seen: ToolFormatSeen | None = None
 
@@ -57,66 +58,72 @@ class Judge:
         for record in records:
             if not isinstance(record, LoggedRollout):
                 yield record
-            elif self._format is not None:
-                yield self.judge(record)
+            elif self._dialect is not None:
+                yield self._judge(record, self._dialect)
             else:
                 held.append(record)
                 characters += sum(len(message.text) for message in record.messages)
                 if len(held) >= SAMPLE or characters >= SAMPLE_CHARACTERS:
-                    self._choose(held)
-                    yield from map(self.judge, held)
+                    chosen = self._dialect = self._choose(held)
+                    yield from (self._judge(rollout, chosen) for rollout in held)
                     held.clear()
         if held:
-            self._choose(held)
-            yield from map(self.judge, held)
+            chosen = self._dialect = self._choose(held)
+            yield from (self._judge(rollout, chosen) for rollout in held)
 
-    def judge(self, rollout: LoggedRollout) -> JudgedRollout:
-        assert self._format is not None, "stream() chooses the format"
+    def _judge(self, rollout: LoggedRollout, chosen: Dialect) -> JudgedRollout:
         tools = self._known(rollout.tools)
-        written = [m for m in rollout.messages[rollout.prompt_length :] if m.role == "assistant"]
-        findings = []
-        made: list[tuple[ToolCall, ...]] = []
-        for message in written:
-            text = _whole(message, self._format)
-            parsed = self._format.parse(text)
-            made.append(parsed.calls)
-            finding = classify(
-                text,
-                parsed,
-                tools=tools,
-                truncated=message.truncated,
-                control_tokens=self._format.control_tokens,
-            )
+        findings: list[tuple[str, Finding]] = []
+        made: list[list[_Call]] = []
+        for message in written(rollout):
+            text = without_stop(message.text)
+            parsed = chosen.parse(text)
+            if message.calls:
+                apart = [StructuredCall(call.name, call.arguments) for call in message.calls]
+                finding = classify_structured(
+                    text,
+                    apart,
+                    parsed,
+                    tools=tools,
+                    truncated=message.truncated,
+                    control_tokens=chosen.control_tokens,
+                )
+                text = structured_text(text, apart)
+            else:
+                finding = classify(
+                    text,
+                    parsed,
+                    tools=tools,
+                    truncated=message.truncated,
+                    control_tokens=chosen.control_tokens,
+                )
             findings.append((text, finding))
-        wrong: tuple[bool, ...] = ()
-        if rollout.gold is not None:
-            gold = [m for m in rollout.gold if m.role == "assistant"]
-            wrong = tuple(
-                bool(calls) and index < len(gold) and not self._matches(calls, gold[index])
-                for index, calls in enumerate(made)
-            )
+            if rollout.gold is not None:
+                made.append(_calls(message, chosen))
+        if rollout.gold is None:
+            return JudgedRollout(rollout, tuple(findings))
+        gold = [_calls(message, chosen) for message in rollout.gold if message.role == "assistant"]
+        wrong = tuple(
+            bool(calls) and index < len(gold) and calls != gold[index]
+            for index, calls in enumerate(made)
+        )
         return JudgedRollout(rollout, tuple(findings), wrong)
 
-    def _matches(self, calls: Sequence[ToolCall], gold: LoggedMessage) -> bool:
-        assert self._format is not None
-        wanted = self._format.parse(_whole(gold, self._format)).calls
-        return list(calls) == list(wanted)
-
-    def _choose(self, rollouts: Sequence[LoggedRollout]) -> None:
-        evidence: Counter[str] = Counter()
-        for rollout in rollouts:
-            for message in rollout.messages[rollout.prompt_length :]:
-                if message.role == "assistant":
-                    for name, fmt in ALL_FORMATS.items():
-                        evidence[name] += bool(fmt.parse(message.text).calls)
-        name = self._forced or max(ALL_FORMATS, key=lambda name: evidence[name])
-        self._format = ALL_FORMATS[name]
+    def _choose(self, rollouts: Sequence[LoggedRollout]) -> Dialect:
+        messages = [message for rollout in rollouts for message in written(rollout)]
+        found = detect(
+            (message.text for message in messages),
+            structured_calls=any(message.calls is not None for message in messages),
+        )
+        name = found.name if self._forced is None else self._forced
+        stripped = found.stripped and found.name == name
         self.seen = ToolFormatSeen(
             name=name,
             forced=self._forced is not None,
-            stripped=False,
-            evidence={name: count for name, count in evidence.items() if count},
+            stripped=stripped,
+            evidence=dict(found.evidence),
         )
+        return dialect(name, stripped=stripped)
 
     def _known(self, tools: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
         """The same tools as one object each, so that their schemas are prepared once."""
@@ -130,13 +137,16 @@ class Judge:
         return self._tools[key]
 
 
-def _whole(message: LoggedMessage, fmt: ToolFormat) -> str:
-    """The message with the calls that its log holds apart."""
-    if not message.calls:
-        return message.text
-    calls = "\n".join(f"<tool_call>\n{_json(call)}\n</tool_call>" for call in message.calls)
-    return f"{message.text}\n{calls}" if message.text else calls
+_Call = tuple[str, Mapping[str, Any] | None]
 
 
-def _json(call: LoggedCall) -> str:
-    return f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}'
+def written(rollout: LoggedRollout) -> list[LoggedMessage]:
+    """The messages that the model wrote."""
+    after = rollout.messages[rollout.prompt_length :]
+    return [message for message in after if message.role == "assistant"]
+
+
+def _calls(message: LoggedMessage, chosen: Dialect) -> list[_Call]:
+    if message.calls:
+        return [(call.name, read_json_object(call.arguments)) for call in message.calls]
+    return [(call.name, call.arguments) for call in chosen.parse(without_stop(message.text)).calls]

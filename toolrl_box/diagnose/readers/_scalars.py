@@ -44,7 +44,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         *("completions/clipped_ratio", "response_length/clip_ratio", "truncated_ratio"),
         *("is_truncated/mean", "train/completions/clipped_ratio"),
     ),
-    "success": ("success_rate", "eval_greedy", "eval/success", "eval_success", "accuracy"),
+    "success": (
+        "success_rate",
+        "eval_sampled",
+        "eval_greedy",
+        "eval/success",
+        "eval_success",
+        "accuracy",
+    ),
 }
 STEP_NAMES = (
     *("step", "global_step", "_step", "train/global_step", "training_step", "training/global_step"),
