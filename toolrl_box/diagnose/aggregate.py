@@ -65,6 +65,11 @@ class Sum:
         return self.total / self.n if self.n else None
 
     @property
+    def middle(self) -> float | None:
+        """Half-way between the lowest and the highest; None without figures."""
+        return (self.low + self.high) / 2 if self.n else None
+
+    @property
     def deviation(self) -> float | None:
         """Of the population; None without figures."""
         if not self.n:

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from toolrl_box.diagnose.against import Comparison
 from toolrl_box.diagnose.diagnosis import Diagnosis, Onset, StepRow
 from toolrl_box.diagnose.plain import inline, steps
 from toolrl_box.types import STATES
@@ -31,6 +32,13 @@ MOST = 8
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
     console.print(summary(diagnosis), soft_wrap=False, highlight=False)
+
+
+def show_differences(comparison: Comparison, console: Console) -> None:
+    table = _table("", comparison.diagnosis.name, comparison.against.name)
+    for row in comparison.differences:
+        table.add_row(*_texts(row.what, row.here, row.there))
+    console.print(Group(_title("Differences"), table), highlight=False)
 
 
 def summary(diagnosis: Diagnosis) -> RenderableType:
@@ -147,7 +155,10 @@ def _title(text: str) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        # As Text: a name out of a log is no markup.
+        table.add_column(
+            Text(inline(column)), justify="left" if index == 0 else "right", overflow="fold"
+        )
     return table
 
 

@@ -25,7 +25,8 @@ K = TypeVar("K", str, Blame)
 
 
 def onsets(signals: Signals, verdict: Verdict, *, by_evaluation: bool) -> tuple[Onset, ...]:
-    """One for each curve on which a rule that holds rests, the verdict's own first."""
+    """One for each curve on which a rule that holds rests: the verdict's own first, of those the
+    earliest, because that is where the trouble began."""
     reward = "success" if by_evaluation else "reward"
     curves: dict[str, tuple[Curve, change.Direction]] = {
         "healthy": (signals.healthy, "down"),
@@ -64,7 +65,8 @@ def onsets(signals: Signals, verdict: Verdict, *, by_evaluation: bool) -> tuple[
                     after=seen.after,
                 )
             )
-    return tuple(found)
+    own = rests.get(verdict.name, ())
+    return tuple(sorted(found, key=lambda onset: (onset.signal not in own, onset.step)))
 
 
 def halves(bins: Sequence[Bin], step: int | None) -> tuple[Bin, Bin]:
