@@ -104,7 +104,7 @@ def _interleave(case: Case) -> Action:
         why="Interleaving kept 8 of 8 runs of ours alive at the collapsing rate, but they ended "
         "little above the base, and with another tool format they solved nothing "
         f"({STUDY}): supervision costs generality.",
-        command="toolrl diagnose PATH --output DIR",
+        command="toolrl run --scheme interleaved",
     )
 
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Literal
 
 from toolrl_box.diagnose.blame import Blame, blame
 from toolrl_box.diagnose.records import Judged, LoggedRollout, Scalars
@@ -170,7 +171,7 @@ class Aggregate:
     facts: dict[str, Sum] = field(default_factory=dict)
     positive: dict[str, int] = field(default_factory=dict)
     broken: dict[str, Broken] = field(default_factory=dict)
-    length_in: str | None = None
+    length_in: Literal["tokens", "characters"] | None = None
     left_out: set[str] = field(default_factory=set)
     with_tools: int = 0
     with_gold: int = 0

@@ -7,9 +7,9 @@ Input: the aggregate, the tool format, the files. Output: the diagnosis. Left ou
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from toolrl_box.diagnose import where
 from toolrl_box.diagnose.actions import Case, actions
@@ -46,6 +46,7 @@ def conclude(
     checkpoints: Sequence[Checkpoint],
     damaged: int,
     damage: Sequence[DamagedLine],
+    bad_schemas: Collection[str] = (),
 ) -> Diagnosis:
     bins = aggregate.bins()
     dense, curves = signals(bins, bugs(aggregate, bins))
@@ -101,7 +102,9 @@ def conclude(
         affected=affected,
         last_healthy=kept,
         actions=actions(case),
-        unjudged=unjudged(aggregate, bins, checkpoints=len(checkpoints), damaged=damaged),
+        unjudged=unjudged(
+            aggregate, bins, checkpoints=len(checkpoints), damaged=damaged, bad_schemas=bad_schemas
+        ),
         damaged=damaged,
         damage=tuple(damage),
         steps=tuple(row(bin_) for bin_ in (*bins, aggregate.unplaced) if _holds(bin_)),
@@ -148,7 +151,7 @@ def _holds(bin_: Bin) -> bool:
 
 def _mean(figures: Sum) -> float:
     mean = figures.mean
-    assert mean is not None and math.isfinite(mean), "only finite figures are added"
+    assert mean is not None, "a name is kept with its first figure"
     return mean
 
 
@@ -156,7 +159,7 @@ def _highest(bins: Sequence[Bin], scalar: str) -> float | None:
     return max((b.scalars[scalar].high for b in bins if scalar in b.scalars), default=None)
 
 
-def _length_in(aggregate: Aggregate, bins: Sequence[Bin]) -> str | None:
+def _length_in(aggregate: Aggregate, bins: Sequence[Bin]) -> Literal["tokens", "characters"] | None:
     if any("response_length" in bin_.scalars for bin_ in bins):
         return "tokens"
     return aggregate.length_in

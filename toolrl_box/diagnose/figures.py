@@ -64,7 +64,7 @@ def _states(figure: Figure, rows: Sequence[StepRow], onset: Onset | None) -> Non
     axes = figure.subplots()
     shown = [row for row in rows if row.messages]
     axes.stackplot(
-        [row.step for row in shown],
+        [row.step for row in shown if row.step is not None],
         [[row.states[state] / row.messages for row in shown] for state in STATES],
         colors=[STATE_COLOURS[state] for state in STATES],
         labels=[STATE_LABELS[state] for state in STATES],
@@ -133,7 +133,7 @@ def _mark(axes: Axes, onset: Onset | None, *, label: bool) -> None:
 
 def _steps_axis(axes: Axes, rows: Sequence[StepRow]) -> None:
     steps = [row.step for row in rows if row.step is not None]
-    axes.set_xlim(min(steps), max(max(steps), min(steps) + 1))
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_xlabel("step")
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolrl_box.diagnose.diagnosis import ToolFormatSeen
 from toolrl_box.diagnose.records import LoggedMessage, LoggedRollout, Record
 from toolrl_box.dialects import Dialect, detect, dialect, without_stop
+from toolrl_box.errors import DataError
 from toolrl_box.formats import read_json_object
+from toolrl_box.probe.schemas import follows_schema
 from toolrl_box.probe.states import classify
 from toolrl_box.probe.structured import StructuredCall, classify_structured, structured_text
 from toolrl_box.types import Finding, ToolSpec
@@ -40,7 +42,8 @@ class JudgedRollout:
 
 
 class Judge:
-    """Use :meth:`stream`; ``seen`` is known once a rollout has come out of it."""
+    """Use :meth:`stream`; ``seen`` is known once a rollout has come out of it. ``bad_schemas``:
+    tools whose schema is none, so that calls are not checked against it."""
 
     def __init__(self, forced: str | None = None) -> None:
         """Raises ConfigError for a tool format that is none."""
@@ -50,9 +53,10 @@ class Judge:
         self._dialect: Dialect | None = None
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self.seen: ToolFormatSeen | None = None
+        self.bad_schemas: set[str] = set()
 
     def stream(self, records: Iterable[Record]) -> Iterator[Record | JudgedRollout]:
-        """Raises DataError when a tool's parameters are no JSON schema."""
+        """Never raises for what a record holds."""
         held: list[LoggedRollout] = []
         characters = 0
         for record in records:
@@ -76,28 +80,11 @@ class Judge:
         findings: list[tuple[str, Finding]] = []
         made: list[list[_Call]] = []
         for message in written(rollout):
-            text = without_stop(message.text)
-            parsed = chosen.parse(text)
-            if message.calls:
-                apart = [StructuredCall(call.name, call.arguments) for call in message.calls]
-                finding = classify_structured(
-                    text,
-                    apart,
-                    parsed,
-                    tools=tools,
-                    truncated=message.truncated,
-                    control_tokens=chosen.control_tokens,
-                )
-                text = structured_text(text, apart)
-            else:
-                finding = classify(
-                    text,
-                    parsed,
-                    tools=tools,
-                    truncated=message.truncated,
-                    control_tokens=chosen.control_tokens,
-                )
-            findings.append((text, finding))
+            try:
+                findings.append(_found(message, chosen, tools))
+            except DataError:  # a reference in a schema that only this call needed
+                self.bad_schemas.update(tool.name for tool in tools[:KNOWN_TOOLS])
+                findings.append(_found(message, chosen, ()))
             if rollout.gold is not None:
                 made.append(_calls(message, chosen))
         if rollout.gold is None:
@@ -133,8 +120,18 @@ class Judge:
         if key not in self._tools:
             if len(self._tools) >= KNOWN_TOOLS:
                 self._tools.clear()
-            self._tools[key] = tools
+            self._tools[key] = tuple(self._usable(tool) for tool in tools)
         return self._tools[key]
+
+    def _usable(self, tool: ToolSpec) -> ToolSpec:
+        """The tool; without its schema when that is none, because a log is not to be mended."""
+        try:
+            follows_schema(tool, {})
+        except DataError:
+            if len(self.bad_schemas) < KNOWN_TOOLS:
+                self.bad_schemas.add(tool.name)
+            return replace(tool, parameters={})
+        return tool
 
 
 _Call = tuple[str, Mapping[str, Any] | None]
@@ -144,6 +141,33 @@ def written(rollout: LoggedRollout) -> list[LoggedMessage]:
     """The messages that the model wrote."""
     after = rollout.messages[rollout.prompt_length :]
     return [message for message in after if message.role == "assistant"]
+
+
+def _found(
+    message: LoggedMessage, chosen: Dialect, tools: Sequence[ToolSpec]
+) -> tuple[str, Finding]:
+    """The text that the finding is about, and the finding. Raises DataError for a bad schema."""
+    text = without_stop(message.text)
+    parsed = chosen.parse(text)
+    if not message.calls:
+        finding = classify(
+            text,
+            parsed,
+            tools=tools,
+            truncated=message.truncated,
+            control_tokens=chosen.control_tokens,
+        )
+        return text, finding
+    apart = [StructuredCall(call.name, call.arguments) for call in message.calls]
+    finding = classify_structured(
+        text,
+        apart,
+        parsed,
+        tools=tools,
+        truncated=message.truncated,
+        control_tokens=chosen.control_tokens,
+    )
+    return structured_text(text, apart), finding
 
 
 def _calls(message: LoggedMessage, chosen: Dialect) -> list[_Call]:

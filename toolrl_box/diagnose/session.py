@@ -50,6 +50,16 @@ class Session:
         self._tool_format, self._log_format, self._seed = tool_format, log_format, seed
         self._begin()
 
+    def _begin(self) -> None:
+        self.aggregate = Aggregate(seed=self._seed)
+        self._judge = Judge(self._tool_format)
+        self._files: dict[Path, _File] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self._refused: tuple[Damage, ...] = ()
+        self._damage: list[DamagedLine] = []
+        self._damaged = 0
+        self._records = 0
+
     def read(self, paths: Sequence[Path]) -> int:
         """Read what is new at ``paths``; returns the number of new records.
 
@@ -93,20 +103,11 @@ class Session:
             checkpoints=sorted(self._checkpoints.values(), key=lambda c: (c.step, str(c.path))),
             damaged=self._damaged + len(self._refused),
             damage=damage[:MAX_DAMAGE],
+            bad_schemas=self._judge.bad_schemas,
         )
 
     def examples(self) -> Iterator[Judged]:
         return self.aggregate.examples()
-
-    def _begin(self) -> None:
-        self.aggregate = Aggregate(seed=self._seed)
-        self._judge = Judge(self._tool_format)
-        self._files: dict[Path, _File] = {}
-        self._checkpoints: dict[str, Checkpoint] = {}
-        self._refused: tuple[Damage, ...] = ()
-        self._damage: list[DamagedLine] = []
-        self._damaged = 0
-        self._records = 0
 
     def _shrank(self, path: Path) -> bool:
         known = self._files.get(path)

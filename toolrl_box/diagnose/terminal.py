@@ -55,14 +55,14 @@ def summary(diagnosis: Diagnosis) -> RenderableType:
     if rising := [i for i in diagnosis.involved if i.share_after > i.share_before][:MOST]:
         table = _table("token", "slot", "before", "after")
         for row in rising:
-            shares = (f"{row.share_before:.1%}", f"{row.share_after:.1%}")
-            table.add_row(*_texts(row.token, row.slot, *shares))
+            rise = (f"{row.share_before:.1%}", f"{row.share_after:.1%}")
+            table.add_row(*_texts(row.token, row.slot, *rise))
         parts += [_title("Tokens at fault, share of messages"), table]
     if diagnosis.affected:
         table = _table("", "rollouts", "reward before", "after", "sound before", "after")
         for group in diagnosis.affected[:MOST]:
             figures = (group.reward_before, group.reward_after)
-            shares = tuple(map(_share, (group.healthy_before, group.healthy_after)))
+            shares = map(_share, (group.healthy_before, group.healthy_after))
             table.add_row(
                 *_texts(group.category, str(group.rollouts), *map(_figure, figures), *shares)
             )

@@ -5,7 +5,7 @@ Input: an aggregate. Output: :class:`Unjudged`, what matters most first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from toolrl_box.diagnose.aggregate import Aggregate, Bin
 from toolrl_box.diagnose.diagnosis import Unjudged
@@ -19,7 +19,12 @@ TOKEN_FACTS = {
 
 
 def unjudged(
-    aggregate: Aggregate, bins: Sequence[Bin], *, checkpoints: int, damaged: int
+    aggregate: Aggregate,
+    bins: Sequence[Bin],
+    *,
+    checkpoints: int,
+    damaged: int,
+    bad_schemas: Collection[str] = (),
 ) -> tuple[Unjudged, ...]:
     scalars = {name for bin_ in bins for name in bin_.scalars}
     found: list[tuple[str, str]] = []
@@ -46,6 +51,9 @@ def unjudged(
                 "no record lists its tools",
             )
         )
+    if bad_schemas:
+        names = ", ".join(sorted(bad_schemas)[:5])
+        found.append((f"arguments of {len(bad_schemas)} tools ({names})", "their schema is none"))
     if aggregate.messages and not aggregate.with_gold:
         found.append(
             (
