@@ -101,9 +101,12 @@ def _never_stops(aggregate: Aggregate, bins: Sequence[Bin]) -> Suspicion:
 
 def _template(aggregate: Aggregate, bins: Sequence[Bin]) -> Suspicion:
     """Frames of the chat template inside messages from the very first step on."""
-    early = bins[: max(1, len(bins) // 10)] or (aggregate.unplaced,)
-    messages = sum(bin_.messages for bin_ in early)
-    framed = sum(bin_.kinds.get("role_debris", 0) for bin_ in early)
+    messages = framed = 0
+    for index, bin_ in enumerate(bins or (aggregate.unplaced,)):
+        if messages >= MIN_ROLLOUTS and index >= len(bins) / 10:
+            break
+        messages += bin_.messages
+        framed += bin_.kinds.get("role_debris", 0)
     if messages < MIN_ROLLOUTS or framed < FRAMED * messages:
         return None
     return (

@@ -1,10 +1,10 @@
 """A diagnosis for a bug report: one zip without names, and on request without texts.
 
 Input: a diagnosis and examples. Output: a zip with ``README.md``, ``diagnosis.json``,
-``report.md``, ``states.csv`` and, unless texts are dropped, ``examples.jsonl``. Ids of rollouts, paths, the run's
-name, checkpoints and model names are replaced by salted hashes, wherever they stand. The salt is
+``report.md``, ``states.csv`` and, unless texts are dropped, ``examples.jsonl``. Ids of rollouts,
+paths, the run's name, checkpoints and names of models are replaced by salted hashes. The salt is
 the hash of the whole diagnosis before that: it is not in the bundle and cannot be computed from it,
-and the same log gives the same bundle, byte for byte. Names of categories and of figures are kept.
+and the same log gives the same bundle, byte for byte. Names of categories and figures are kept.
 
 Left out: searching texts for personal data; look at them, or drop them.
 """

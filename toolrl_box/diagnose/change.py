@@ -85,6 +85,8 @@ def change_point(curve: Curve, direction: Direction, seed: int = 0) -> Change | 
     agree = None if check is None else low - SLACK <= check <= high + SLACK
     if check is not None:
         low, high = min(low, check), max(high, check)
+    if len(x) < len(curve.values):  # a mean may hold figures from before and after
+        low, high = max(low - 1, 0), min(high + 1, len(x) - 1)
     return Change(
         steps[place],
         steps[low],
