@@ -283,8 +283,11 @@ def _judge_rest(text: str, start: int, pieces: _Pieces) -> Finding | None:
     turn = frames.foreign_turn(text, start, len(text))
     if turn is not None:
         return _finding(_KIND_OF_VOICE[turn.voice], turn.start, len(text.rstrip()))
-    call = _FOREIGN_CALL.search(text, start)
-    return None if call is None else _finding("untagged_call", *call.span())
+    if "Action" in text or '"tool' in text or '"action' in text:
+        call = _FOREIGN_CALL.search(text, start)
+        if call is not None:
+            return _finding("untagged_call", *call.span())
+    return None
 
 
 def _judge_response(text: str, truncated: bool, pieces: _Pieces, policies: Policies) -> Finding:
