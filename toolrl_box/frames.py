@@ -14,6 +14,7 @@ Left out: languages other than English for labels, and any judgement of what the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 FRAME = re.compile(
@@ -65,22 +66,26 @@ _ROLE_ONLY = re.compile(r"\s*(?:(?:assistant|user|system|tool|ipython)[\s:]*+)++
 # A role on a line of its own, or right after a sentence, then a line that is no role: what is left
 # of a frame whose tags were dropped.
 _ROLE_LINE = re.compile(
-    r"(?:^|(?<=[.!?\"')\]}>]))(?P<role>assistant|user|system|tool|ipython)[ \t]*\n\s{0,8}"
+    r"(?:^|(?<=[.!?\"')\]}>]))(?P<role>assistant|user|system|tool|ipython)\n\s{0,8}"
     r"(?=[\w{<\[*(\"'])(?!(?:assistant|user|system|tool|ipython)\b)",
     re.MULTILINE,
 )
 # "User: …" begins a paragraph and says three words or more, so that "User: alice" in a list of
-# details is none; "Human:" is rarely anything else.
+# details is none; "Human:" is rarely anything else. A paragraph that a colon announces is quoted.
 _LABEL = re.compile(
-    r"(?:\A|\n[ \t]*\n)[ \t]*(?:\*\*)?"
-    r"(?:(?P<user>User|USER|Human|HUMAN)|(?P<frame>Assistant|ASSISTANT))"
+    r"(?:\A|(?<![:：])\n[ \t]*\n)[ \t]*(?:\*\*|#{1,4} )?"
+    r"(?:(?:(?P<user>User|USER|Human|HUMAN)|(?P<frame>Assistant|ASSISTANT))"
     r"(?:\*\*)?:(?:\*\*)?[ \t]*\n?(?:[^\s:]+[ \t]+){2}\S"
+    r"|(?P<user_zh>用户)[:：]\s{0,2}\S|(?P<frame_zh>助手)[:：]\s{0,2}\S)"
     r"|^[ \t]*(?:\*\*)?(?P<human>Human|HUMAN)(?:\*\*)?:[ \t]*\S+[ \t]+\S",
     re.MULTILINE,
 )
+# JSON must end its line (or go on below): before more prose it is an example.
 _RESULT_LABEL = re.compile(
-    r"^[ \t]*(?:\*\*)?(?:\[?(?:Tool|Function|API)[ _](?:result|response|output|call result)s?\]?"
-    r"|Observation|OBSERVATION|TOOL RESULT)(?:\*\*)?[ \t]*:(?:\*\*)?\s{0,4}(?P<json>[{\[])?",
+    r"^[ \t]*(?:\*\*)?(?:(?:Tool|Function|API)[ _](?:call )?(?:result|response|output)s?"
+    r"|Observation|(?P<after>Results?))(?:\*\*)?[ \t]*:(?:\*\*)?\s{0,4}"
+    r"(?P<json>[{\[](?:[^\n]*[}\]])?[ \t]*$)?"
+    r"|^[ \t]*\[Tool[ _](?:result|response|output)s?\](?P<bracket>)",
     re.MULTILINE | re.IGNORECASE,
 )
 _BARE_RESULT = re.compile(r"\s*(?P<json>\[?\s*\{\s*\")")
@@ -119,21 +124,37 @@ def foreign_turn(text: str, start: int, end: int, *, after_call: bool = False) -
     to tell an invented result; elsewhere the label must be followed by JSON.
     """
     turns: list[Turn] = []
-    line = _ROLE_LINE.search(text, start, end) if "\n" in text else None
+    line = _ROLE_LINE.search(text, start, end) if _has(text, _ROLE_HINTS) else None
     if line is not None:
         turns.append(Turn(_voice(line["role"]), *line.span("role")))
-    label = _LABEL.search(text, start, end) if ":" in text else None
+    label = _LABEL.search(text, start, end) if _has(text, _LABEL_HINTS) else None
     if label is not None:
-        name = next(name for name in ("user", "frame", "human") if label[name] is not None)
-        turns.append(Turn("frame" if name == "frame" else "user", *label.span(name)))
-    for result in _RESULT_LABEL.finditer(text, start, end) if ":" in text else ():
-        if after_call or result["json"] is not None:
+        name = next(name for name in _LABELS if label[name] is not None)
+        turns.append(Turn("frame" if name.startswith("frame") else "user", *label.span(name)))
+    for result in _RESULT_LABEL.finditer(text, start, end) if _has(text, _RESULT_HINTS) else ():
+        plain = after_call or result["after"] is None
+        if plain and (after_call or result["json"] is not None or result["bracket"] is not None):
             turns.append(Turn("tool", *result.span()))
             break
     bare = _BARE_RESULT.match(text, start, end) if after_call else None
     if bare is not None and text[:end].rstrip().endswith(("}", "]")):
         turns.append(Turn("tool", bare.start("json"), end))
     return min(turns, key=lambda turn: turn.start, default=None)
+
+
+_LABELS = ("user", "frame", "user_zh", "frame_zh", "human")
+
+# Most messages hold none of these words, and looking for words is ten times as fast.
+_ROLE_HINTS = tuple(f"{role}\n" for role in ("assistant", "user", "system", "tool", "ipython"))
+_LABEL_HINTS = ("User", "USER", "Human", "HUMAN", "Assistant", "ASSISTANT", "用户", "助手")
+_RESULT_HINTS = (
+    *("bservation", "esult", "esponse", "utput"),
+    *("BSERVATION", "ESULT", "ESPONSE", "UTPUT"),
+)
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    return any(map(text.__contains__, words))
 
 
 def _voice(role: str) -> Voice:

@@ -28,10 +28,11 @@ ARGUMENTS = ("arguments", "parameters")
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+(?P<closed>"?)|[{}\[\]]', re.DOTALL)
 
 
-def value_end(text: str, start: int) -> int | None:
-    """Where the brackets that open at ``start`` are closed, or None when they never are."""
+def value_end(text: str, start: int, end: int | None = None) -> int | None:
+    """Where the brackets that open at ``start`` are closed, or None when that is not before
+    ``end`` (default: the end of the text)."""
     depth = 0
-    for mark in _MARK.finditer(text, start):
+    for mark in _MARK.finditer(text, start, len(text) if end is None else end):
         sign = mark[0][0]
         if sign == '"':
             if not mark["closed"]:

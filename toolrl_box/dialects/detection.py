@@ -27,7 +27,9 @@ HEAD = 20_000
 """Characters of a message that are read at most."""
 
 _TAGS = {
-    "hermes": re.compile(r"<tool_call>(?!\s*<function=)|</tool_call>"),
+    "hermes": re.compile(
+        r"<tool_call>(?!\s*<function=)|(?<!</function>)(?<!</function>\n)</tool_call>"
+    ),
     "xml": re.compile(r"<function=[^<>\n]{1,200}>\s*(?:<parameter=|</function>)"),
     "llama3": re.compile(
         r"<\|python_tag\|>|<\|eo[mt]_id\|>|<\|start_header_id\|>|<function=[^<>\n]{1,200}>\s*\{"

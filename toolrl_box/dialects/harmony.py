@@ -151,8 +151,8 @@ class _Reader:
         if not text.startswith("{", opening, end):
             draft.block(header.start(), end, self._call(name, opening, end))
             return
-        close = value_end(text, opening)
-        if close is None or close > end:
+        close = value_end(text, opening, end)
+        if close is None:
             draft.broken("unclosed_call", header.start(), end, "the JSON is not closed")
             return
         draft.block(header.start(), close, read_arguments(name, text, opening, close))

@@ -1,8 +1,8 @@
 """Whether a call's arguments follow its tool's JSON schema, at the cost of a few microseconds.
 
 Input: a ``ToolSpec`` and arguments as JSON values. Output: a bool. Validators are compiled once per
-schema; plain schemas (typed properties, required, enum) take a short way that agrees with the full
-validator wherever it accepts.
+schema; plain schemas (typed properties, lists of those, enum, bounds) take a short way that agrees
+with the full validator wherever it accepts.
 
 Left out: which rule was broken, and remote references: a schema refers to nothing outside itself.
 """
@@ -10,6 +10,7 @@ Left out: which rule was broken, and remote references: a schema refers to nothi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,8 @@ from toolrl_box.errors import DataError
 from toolrl_box.types import ToolSpec
 
 Check = Callable[[Mapping[str, Any]], bool]
+Accept = Callable[[Any], bool]
+"""True only for values that the schema accepts; False says nothing."""
 
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -30,27 +33,47 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
 }
 _NOTES = {"title", "description", "default", "examples"}
+_PLAIN_OBJECT = _NOTES | {"type", "properties", "required", "additionalProperties"}
+_PLAIN_VALUE = _NOTES | {"type", "enum", "minimum", "maximum", "items"}
 
 
-def _plain_plan(schema: Any) -> dict[str, tuple[tuple[type, ...], frozenset[str] | None]] | None:
-    """Types and allowed texts per property when the schema says nothing else; otherwise None."""
+def _plain_value(rule: Any) -> Accept | None:
+    """A quick test for one property, or None when its rule is not plain."""
+    if not isinstance(rule, dict) or not rule.keys() <= _PLAIN_VALUE:
+        return None
+    if rule.get("type") == "array" and not rule.keys() - _NOTES - {"type", "items"}:
+        item = _plain_value(rule["items"]) if "items" in rule else lambda _: True
+        if item is None:
+            return None
+        return lambda value: type(value) is list and all(map(item, value))
+    types = _PLAIN_TYPES.get(rule["type"]) if isinstance(rule.get("type"), str) else None
+    if types is None or "items" in rule:
+        return None
+    if "enum" in rule:
+        if types != (str,):
+            return None
+        allowed = frozenset(item for item in rule["enum"] if isinstance(item, str))
+        return lambda value: type(value) is str and value in allowed
+    if "minimum" in rule or "maximum" in rule:
+        if str in types or bool in types:
+            return None
+        least, most = rule.get("minimum", -math.inf), rule.get("maximum", math.inf)
+        return lambda value: type(value) in types and least <= value <= most
+    return lambda value: type(value) in types
+
+
+def _plain_plan(schema: Any) -> dict[str, Accept] | None:
+    """A quick test per property when the schema says nothing else; otherwise None."""
     if not isinstance(schema, dict) or schema.get("type") != "object":
         return None
-    if not schema.keys() <= _NOTES | {"type", "properties", "required", "additionalProperties"}:
+    if not schema.keys() <= _PLAIN_OBJECT:
         return None
-    plan: dict[str, tuple[tuple[type, ...], frozenset[str] | None]] = {}
+    plan: dict[str, Accept] = {}
     for key, rule in schema.get("properties", {}).items():
-        if not isinstance(rule, dict) or not rule.keys() <= _NOTES | {"type", "enum"}:
+        accept = _plain_value(rule)
+        if accept is None:
             return None
-        kind = rule.get("type")
-        if not isinstance(kind, str) or kind not in _PLAIN_TYPES:
-            return None
-        allowed = None
-        if "enum" in rule:
-            if kind != "string":
-                return None
-            allowed = frozenset(item for item in rule["enum"] if isinstance(item, str))
-        plan[key] = (_PLAIN_TYPES[kind], allowed)
+        plan[key] = accept
     return plan
 
 
@@ -72,11 +95,9 @@ def _check(schema_json: str) -> Check:
             if key not in arguments:
                 return False
         for key, value in arguments.items():
-            rule = plan.get(key)
-            if rule is None or type(value) not in rule[0]:
+            accept = plan.get(key)
+            if accept is None or not accept(value):
                 return full.is_valid(arguments)
-            if rule[1] is not None and value not in rule[1]:
-                return False
         return True
 
     return check

@@ -19,11 +19,13 @@ whether a call is *right*, which is the reward's business, and any model: struct
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from toolrl_box import frames
 from toolrl_box.probe.policies import DEFAULT, Policies
@@ -89,6 +91,13 @@ SIGN_LOOP_LENGTH = 200
 _PROBE = 24
 
 _WORD = re.compile(r"\w+")
+# Calls in syntaxes that no dialect here has: ReAct's labels, and JSON under other keys.
+_FOREIGN_CALL = re.compile(
+    r"^Action:[ \t]*\S[^\n]{0,200}\n{1,2}Action Input:[^\n]*"
+    r'|\{\s{0,8}"(?:tool|tool_name|action)"\s{0,8}:\s{0,8}"[^"\n]{0,200}"\s{0,8},'
+    r'\s{0,8}"(?:parameters|arguments|args|tool_input|action_input)"',
+    re.MULTILINE,
+)
 _TAG_RUN = re.compile(r"(<[^<>\s]{1,24}>)(?:\s{0,8}\1){2,}")
 # Tokens like '"' or "[" are control tokens too, but no misplaced ones when prose holds them.
 _TAG = re.compile(r"<.*[>=]|\[[A-Z_/]{3,}\]", re.DOTALL)
@@ -103,6 +112,8 @@ class _Pieces:
     tags: tuple[str, ...]
     words: frozenset[str]
     thinks: bool
+    untyped: bool
+    """Arguments are written without types, as elements: a number may be meant as text."""
 
 
 @lru_cache(maxsize=64)
@@ -110,7 +121,8 @@ def _pieces(control_tokens: tuple[str, ...]) -> _Pieces:
     tokens = control_tokens or DEFAULT_CONTROL_TOKENS
     words = {word for token in (*tokens, *DEFAULT_CONTROL_TOKENS) for word in _WORD.findall(token)}
     tags = tuple(token for token in tokens if _TAG.fullmatch(token) is not None)
-    return _Pieces(tokens[0], tokens[1], tags, frozenset(words), "<think>" in tokens)
+    thinks, untyped = "<think>" in tokens, '<invoke name="' in tokens
+    return _Pieces(tokens[0], tokens[1], tags, frozenset(words), thinks, untyped)
 
 
 def _finding(kind: str, start: int, end: int) -> Finding:
@@ -170,6 +182,22 @@ def _named(text: str, parsed: Parsed, index: int) -> tuple[int, int]:
     return position - len(parsed.calls[index].name), position
 
 
+def _as_texts(tool: ToolSpec, call: ToolCall) -> dict[str, Any]:
+    """The arguments, as text where the schema wants text."""
+    properties = tool.parameters.get("properties", {})
+    wanted = {key for key, rule in properties.items() if _wants_text(rule)}
+    return {
+        key: json.dumps(value, ensure_ascii=False)
+        if key in wanted and not isinstance(value, str)
+        else value
+        for key, value in call.arguments.items()
+    }
+
+
+def _wants_text(rule: Any) -> bool:
+    return isinstance(rule, Mapping) and rule.get("type") == "string"
+
+
 def _judge_tools(
     text: str, parsed: Parsed, tools: Sequence[ToolSpec], pieces: _Pieces
 ) -> Finding | None:
@@ -179,7 +207,9 @@ def _judge_tools(
                 break
         else:
             return _finding("unknown_tool", *_named(text, parsed, index))
-        if not follows_schema(tool, call.arguments):
+        if not follows_schema(tool, call.arguments) and not (
+            pieces.untyped and follows_schema(tool, _as_texts(tool, call))
+        ):
             start, end = _named(text, parsed, index)
             close = text.find(pieces.call_end, end)
             end = len(text) if close < 0 else close + len(pieces.call_end)
@@ -253,6 +283,10 @@ def _judge_rest(text: str, start: int, pieces: _Pieces) -> Finding | None:
     turn = frames.foreign_turn(text, start, len(text))
     if turn is not None:
         return _finding(_KIND_OF_VOICE[turn.voice], turn.start, len(text.rstrip()))
+    if "Action" in text or '"tool' in text or '"action' in text:
+        call = _FOREIGN_CALL.search(text, start)
+        if call is not None:
+            return _finding("untagged_call", *call.span())
     return None
 
 
@@ -261,7 +295,7 @@ def _judge_response(text: str, truncated: bool, pieces: _Pieces, policies: Polic
     thought = None if pieces.thinks else frames.leading_thought(text)
     said = text if thought is None else text[thought[1] :]
     if thought is not None and not said.strip():
-        return _finding("truncated" if truncated else "empty", start, end)
+        return _thought_only(text, truncated, pieces)
     if not any(character.isalnum() for character in said):
         bare = text[start:end] == pieces.call_start
         return _finding("bare_call_tag" if bare else "punctuation_only", start, end)
@@ -282,6 +316,16 @@ def _opens_thought(text: str, finding: Finding) -> bool:
     if finding.kind != "stray_tag" or text[: finding.start].strip():
         return False
     return any(text.startswith(opening, finding.start) for opening, _ in frames.THOUGHTS)
+
+
+def _thought_only(text: str, truncated: bool, pieces: _Pieces) -> Finding:
+    control = _only_control(text, pieces)
+    if control is not None:
+        return control
+    loop = find_loop(text)
+    if loop is not None:
+        return _finding("loop", *loop)
+    return _finding("truncated" if truncated else "empty", *_bounds(text))
 
 
 def _judge_debris(
@@ -346,8 +390,7 @@ def classify(
     if parsed.asides:
         said = _without(text, parsed.asides)
         if not parsed.calls and not said.strip():
-            thought_only = _finding("truncated" if truncated else "empty", *_bounds(text))
-            return _only_control(text, pieces) or thought_only
+            return _thought_only(text, truncated, pieces)
         text = said
     if parsed.calls:
         return _judge_calls(text, parsed, tools, pieces, policies)
