@@ -129,9 +129,11 @@ class _Found:
     _seen: set[Path] = field(default_factory=set)
 
     def add(self, path: Path) -> None:
-        if not path.exists():
-            raise DataError(f"{path} does not exist")
-        if path.is_dir():
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {why(error)}") from None
+        if is_folder:
             self._folder(path, (path.name,), path.resolve())
         else:
             self._file(path, (path.name,), given=True)

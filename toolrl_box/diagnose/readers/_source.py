@@ -23,9 +23,8 @@ MAX_RECORD = 64 << 20
 """Longest line or value in bytes; a longer one is skipped, named as damage and never held."""
 
 _PACKED = (".gz", ".zst")
-_STEP_IN_NAME = re.compile(
-    r"(?:^|[^a-z0-9])(?:global_?)?(?:step|completions)s?[-_]?(?:val[-_])?(\d+)", re.I
-)
+_STEP_IN_NAME = re.compile(r"(?:^|[^a-z0-9])(?:step|completions)s?[-_]?(?:val[-_])?(\d+)", re.I)
+_STEP_FOLDER = re.compile(r"(?:global_)?step[-_]?(\d+)", re.I)
 _MAX_STEP_DIGITS = 12
 
 
@@ -73,10 +72,10 @@ class Source:
         ``completions_00012.parquet``, ``rollouts/step_12/train/traces.jsonl``."""
         if self.stem.isdecimal():
             return _step(self.stem)
-        for part in (self.stem, *reversed(self.inside[:-1])):
-            if found := _STEP_IN_NAME.search(part):
-                return _step(found[1])
-        return None
+        found = _STEP_IN_NAME.search(self.stem)
+        folders = map(_STEP_FOLDER.fullmatch, reversed(self.inside[:-1]))
+        found = found or next((folder for folder in folders if folder), None)
+        return _step(found[1]) if found else None
 
 
 def _step(digits: str) -> int | None:

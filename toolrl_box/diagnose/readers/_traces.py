@@ -14,10 +14,11 @@ traces of agents that are not trained.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from toolrl_box.diagnose.readers._json import BadRecord, kind, number, numbers, text, whole
-from toolrl_box.diagnose.readers._messages import calls_apart, chat, last_truncated, tools
+from toolrl_box.diagnose.readers._messages import calls_apart, chat, tools
 from toolrl_box.diagnose.readers._source import Source
 from toolrl_box.diagnose.records import LoggedRollout, Origin
 
@@ -60,7 +61,11 @@ def _branches(
     seen: set[int] = set()
     for branch, path in enumerate(_paths(nodes)):
         dialogue = [nodes[index].get("message") for index in path]
-        messages = chat(dialogue, apart=bool(documents) or calls_apart(dialogue))
+        apart = bool(documents) or calls_apart(dialogue)
+        messages = tuple(
+            replace(message, truncated=True) if index in cut else message
+            for index, message in zip(path, chat(dialogue, apart=apart), strict=True)
+        )
         known = sum(index in seen for index in path)
         first = next(
             (place for place, index in enumerate(path) if nodes[index].get("sampled")), len(path)
@@ -68,7 +73,7 @@ def _branches(
         yield LoggedRollout(
             origin=origin,
             id=name if branch == 0 else f"{name}/{branch}",
-            messages=last_truncated(messages, bool(path) and path[-1] in cut),
+            messages=messages,
             prompt_length=max(first, known),
             step=source.step if step is None else step,
             reward=_reward(trace),
@@ -141,7 +146,7 @@ def _facts(path: list[Node]) -> dict[str, float]:
     facts: dict[str, float] = {}
     sampled = sum(_trues(node) for node in path if node.get("sampled"))
     if sampled:
-        facts["response_tokens"] = sampled
+        facts["response_tokens"] = float(sampled)
     logprobs = [
         figure
         for node in path

@@ -66,6 +66,9 @@ LLAMA_STRIPPED = Frame(
 )
 MARKED = (CHATML, LLAMA, GEMMA, MISTRAL)
 
+# What a template may write after the assistant's header: nothing, or an opened or empty thought.
+_PREFIX = re.compile(r"\s*(?:<think>\s*(?:</think>\s*)?)?")
+_BEGINNINGS = ("<s>", "<|begin_of_text|>", "<bos>")
 _MISTRAL_ROLES: dict[str, Role] = {
     "[INST]": "user",
     "[SYSTEM_PROMPT]": "system",
@@ -106,7 +109,7 @@ def dialogue(
         before = [LoggedMessage(speaker, prompt)] if prompt else []
         return (*before, LoggedMessage("assistant", completion)), len(before)
     before = list(split(prompt, frame, first=speaker))
-    if before and before[-1].role == "assistant" and not before[-1].text.strip():
+    if before and before[-1].role == "assistant" and _PREFIX.fullmatch(before[-1].text):
         del before[-1]  # the generation prompt
     after = list(split(completion, frame, first="assistant", keep_first=True))
     if len(after) > 1 and after[-1].role == "assistant" and not after[-1].text:
@@ -123,20 +126,28 @@ def split(
     for header in frame.header.finditer(text):
         body = _body(text[start : header.start()], frame)
         if is_first and not keep_first:
-            if body.strip() and body.strip() not in ("<s>", "<|begin_of_text|>", "<bos>"):
+            if body.strip() and body.strip() not in _BEGINNINGS:
                 yield LoggedMessage(role, body)
         elif is_first or frame is not MISTRAL or body:
             yield LoggedMessage(role, body)
-        role, start, is_first = _next_role(header[1], frame), header.end(), False
+        role, start, is_first = _role(header, frame), header.end(), False
     body = _body(text[start:], frame)
     if not is_first or keep_first or body.strip():
         yield LoggedMessage(role, body)
 
 
-def _next_role(found: str, frame: Frame) -> Role:
+def begins(line: str, frame: Frame) -> bool:
+    """Whether a line begins a dialogue: with the text's first token or a system message."""
+    header = frame.header.match(line)
+    if header is None:
+        return False
+    return line.startswith(_BEGINNINGS) or _role(header, frame) == "system"
+
+
+def _role(header: re.Match[str], frame: Frame) -> Role:
     if frame is MISTRAL:
-        return _MISTRAL_ROLES.get(found.strip(), "assistant")
-    return ROLES[found]
+        return _MISTRAL_ROLES.get(header[1].strip(), "assistant")
+    return ROLES[header[1]]
 
 
 def _body(text: str, frame: Frame) -> str:
