@@ -27,42 +27,41 @@ _ROLE = r"(system|developer|user|assistant|tool|ipython|model|function|observati
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``header`` begins a message and captures its role; ``ends``: what the model writes, or the
-    template, to end one; ``gap``: what stands between an end and the next header."""
+    """``header`` begins a message and captures its role; ``mark``: a part of it that no other text
+    has (empty when markers are stripped); ``ends``: what ends a message."""
 
-    name: str
     header: re.Pattern[str]
+    mark: str = ""
     ends: tuple[str, ...] = ()
-    gap: str = ""
-    stripped: bool = False
+
+    def seen_in(self, text: str) -> bool:
+        return self.mark in text and self.header.search(text) is not None
 
 
-CHATML = Frame("chatml", re.compile(rf"<\|im_start\|>{_ROLE}\n?"), ("<|im_end|>",), "\n")
+CHATML = Frame(re.compile(rf"<\|im_start\|>{_ROLE}\n?"), mark="<|im_start|>", ends=("<|im_end|>",))
 LLAMA = Frame(
-    "llama",
     re.compile(
         rf"(?:<\|begin_of_text\|>)?<\|start_header_id\|>{_ROLE}<\|end_header_id\|>\n{{0,2}}"
     ),
-    ("<|eot_id|>", "<|eom_id|>"),
+    mark="<|start_header_id|>",
+    ends=("<|eot_id|>", "<|eom_id|>"),
 )
 GEMMA = Frame(
-    "gemma", re.compile(rf"(?:<bos>)?<start_of_turn>{_ROLE}\n?"), ("<end_of_turn>",), "\n"
+    re.compile(rf"(?:<bos>)?<start_of_turn>{_ROLE}\n?"),
+    mark="<start_of_turn>",
+    ends=("<end_of_turn>",),
 )
 MISTRAL = Frame(
-    "mistral",
     re.compile(
         r"(?:<s>)?(\[INST\] ?|\[/INST\] ?|\[SYSTEM_PROMPT\]|\[/SYSTEM_PROMPT\]|\[TOOL_RESULTS\] ?"
         r"|\[/TOOL_RESULTS\]|\[AVAILABLE_TOOLS\] ?|\[/AVAILABLE_TOOLS\])"
     ),
-    ("</s>",),
+    mark="[INST]",
+    ends=("</s>",),
 )
-CHATML_STRIPPED = Frame(
-    "chatml, stripped", re.compile(rf"(?:\A|\n){_ROLE}\n"), gap="", stripped=True
-)
+CHATML_STRIPPED = Frame(re.compile(rf"(?:\A|\n){_ROLE}\n"))
 LLAMA_STRIPPED = Frame(
-    "llama, stripped",
     re.compile(r"(?:\A|(?<=\S))(system|user|assistant|tool|ipython)\n\n"),
-    stripped=True,
 )
 MARKED = (CHATML, LLAMA, GEMMA, MISTRAL)
 
@@ -84,7 +83,7 @@ def frame_of(prompt: str, completion: str = "") -> Frame | None:
     assistant's, or the completion goes from a role's line back to the assistant's.
     """
     for frame in MARKED:
-        if frame.header.search(prompt) or frame.header.search(completion):
+        if frame.seen_in(prompt) or frame.seen_in(completion):
             return frame
     if re.match(r"\s*(system|user)\n\n\S", prompt) and prompt.endswith("assistant\n\n"):
         return LLAMA_STRIPPED
@@ -154,7 +153,7 @@ def _body(text: str, frame: Frame) -> str:
     """A message without what the frame puts after it."""
     for end in frame.ends:
         head, marker, tail = text.rpartition(end)
-        if marker and tail in ("", frame.gap, "\n"):
+        if marker and tail in ("", "\n"):
             return head
     return text
 

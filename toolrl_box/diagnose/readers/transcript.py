@@ -52,7 +52,7 @@ class Transcript(Plain):
 
 
 def _frame(head: str) -> Frame | None:
-    return next((frame for frame in MARKED if frame.header.search(head)), None)
+    return next((frame for frame in MARKED if frame.seen_in(head)), None)
 
 
 def _has_headings(head: str) -> bool:
