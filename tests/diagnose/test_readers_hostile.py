@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import itertools
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from toolrl_box.diagnose.readers import READERS, Source
 from toolrl_box.diagnose.readers._open import head
+from toolrl_box.diagnose.readers._values import values
 from toolrl_box.diagnose.records import Damage, LoggedRollout, Record
 from toolrl_box.diagnose.sources import detect, read
 
@@ -282,15 +284,39 @@ def test_a_truncated_parquet_file_is_damage(tmp_path: Path) -> None:
 
 
 def test_a_hundred_thousand_records_are_not_held(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    with path.open("wb") as file:
-        for _ in range(100):
-            file.write(LINE * 1000)
-    records = read([path])
+    path = written(tmp_path / "a.jsonl", b'{"messages": []}\n' * 100_000)
+    records = read([path], "chat")
     tracemalloc.start()
-    count = sum(1 for _ in zip(records, range(2000), strict=False))
+    traced = sum(1 for _ in itertools.islice(records, 10_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    count += sum(1 for _ in records)
-    assert count == 100_000 - 1  # zip has taken one
     assert peak < 4 << 20
+    assert traced + sum(1 for _ in records) == 100_000
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=9), JSON, max_size=4), max_size=6),
+    indent=st.sampled_from([None, 0, 4]),
+    size=st.sampled_from([0, 40_000, 70_000]),
+)
+@SCRATCH
+def test_a_list_is_read_as_the_standard_library_reads_it(
+    tmp_path: Path, rows: list[dict[str, Any]], indent: int | None, size: int
+) -> None:
+    for row in rows:
+        row["filler"] = "\n]},[{" * (size // 6)
+    text = json.dumps(rows, indent=indent)
+    found = list(values(source(written(tmp_path / "a.json", text.encode()))))
+    again = [item[1] for item in found if not isinstance(item, Damage)]
+    assert [json.dumps(json.loads(item)) for item in again] == [json.dumps(row) for row in rows]
+    lines = text.split("\n")
+    assert all("{" in lines[item[0].line - 1] for item in found if not isinstance(item, Damage))
+
+
+@pytest.mark.parametrize(
+    "text", ["[1 2]", '[{"a": 1}', '[{"a": 1}}', '{"a"', '[{"a": tru', "]", ",", "[,", "1e"]
+)
+def test_a_broken_list_ends_with_damage_or_nothing(tmp_path: Path, text: str) -> None:
+    reader = READERS["tau-bench"]
+    found = list(reader.read(source(written(tmp_path / "a.json", text.encode()))))
+    assert all(isinstance(record, Damage) for record in found)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from toolrl_box.diagnose.readers import READERS
+from toolrl_box.diagnose.readers._open import head
 from toolrl_box.diagnose.records import Checkpoint, Damage, LoggedRollout, Scalars
 from toolrl_box.diagnose.sources import detect, read
 from toolrl_box.errors import ConfigError, DataError
@@ -49,7 +51,8 @@ def test_every_fixture_is_known_by_its_own_reader(name: str) -> None:
 
 def test_no_two_readers_fit_one_fixture_except_where_one_is_the_more_particular() -> None:
     shared = set()
-    for reader, source in detect([LOGS]).files:
+    for reader, found in detect([LOGS]).files:
+        source = replace(found, head=head(found.path))
         fitting = {other.name for other in READERS.values() if other.fits(source)}
         assert reader.name in fitting
         shared |= {(reader.name, other) for other in fitting - {reader.name}}
@@ -207,3 +210,9 @@ def test_errors_name_the_value_and_the_choices(tmp_path: Path) -> None:
         read([tmp_path])
     with pytest.raises(DataError, match="cannot be read"):
         read(["a\0b"])
+
+
+def test_heads_of_files_are_not_kept(tmp_path: Path) -> None:
+    for step in range(20):
+        (tmp_path / f"{step}.jsonl").write_text(LINE.replace("hello", "x" * 50_000))
+    assert sum(len(source.head) for _, source in detect([tmp_path]).files) < 5000

@@ -1,7 +1,8 @@
 """A file to read, and the reader's side of the contract.
 
 A :class:`Source` is a file that was found inside the paths that the user gave; ``head`` is the
-beginning of its contents, unpacked, for a cheap look. A :class:`Reader` says whether it knows such
+beginning of its contents, unpacked, for a cheap look at its format; once that is known, no more
+than the first characters are kept. A :class:`Reader` says whether it knows such
 a file and turns it into records.
 
 Left out: how files are found and readers chosen (``diagnose.sources``).
@@ -53,11 +54,6 @@ class Source:
     @property
     def stem(self) -> str:
         return Path(self.name).stem
-
-    @property
-    def complete(self) -> bool:
-        """Whether ``head`` is the whole file."""
-        return len(self.head) < HEAD_BYTES
 
     def origin(self, line: int) -> Origin:
         return Origin(self.path, line)

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from toolrl_box.diagnose.readers._messages import ROLES, prompt_length, tools_in
-from toolrl_box.diagnose.readers._open import lines
+from toolrl_box.diagnose.readers._open import UNREADABLE, lines, why
+from toolrl_box.diagnose.readers._open import head as beginning
 from toolrl_box.diagnose.readers._source import Plain, Source
 from toolrl_box.diagnose.readers._turns import MARKED, Frame, begins, split
 from toolrl_box.diagnose.records import Damage, LoggedMessage, LoggedRollout, Origin, Record
@@ -44,7 +45,10 @@ class Transcript(Plain):
         return _frame(head) is not None or _has_headings(head)
 
     def read(self, source: Source) -> Iterator[Record]:
-        head = source.head.decode("utf-8-sig", errors="replace")
+        try:
+            head = beginning(source.path).decode("utf-8-sig", errors="replace")
+        except UNREADABLE as error:
+            return iter((Damage(source.origin(0), f"cannot be opened: {why(error)}"),))
         layout = _Layout(_frame(head), _has_headings(head))
         if layout.frame is None and not layout.headings and not _separated(head):
             return _one_a_line(source)
