@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +30,7 @@ _STEP_FOLDER = re.compile(r"(?:global_)?step[-_]?(\d+)", re.I)
 _MAX_STEP_DIGITS = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """``path`` as the user will see it; ``inside``: the folders between the given path and the
     file, and the file's name, from which a step may be read; ``limit``: see :data:`MAX_RECORD`."""
@@ -39,7 +40,7 @@ class Source:
     head: bytes
     limit: int = MAX_RECORD
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The file's name in lower case, without the ending of a packer."""
         name = self.path.name.lower()
@@ -47,11 +48,11 @@ class Source:
             name = name.removesuffix(ending)
         return name
 
-    @property
+    @cached_property
     def suffix(self) -> str:
         return Path(self.name).suffix
 
-    @property
+    @cached_property
     def stem(self) -> str:
         return Path(self.name).stem
 
@@ -62,7 +63,7 @@ class Source:
         """A name for a rollout that its log did not name."""
         return f"{self.stem}:{line}"
 
-    @property
+    @cached_property
     def step(self) -> int | None:
         """The step that the file's name says, or the nearest folder's: ``12.jsonl``,
         ``completions_00012.parquet``, ``rollouts/step_12/train/traces.jsonl``."""
