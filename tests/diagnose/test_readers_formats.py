@@ -268,6 +268,9 @@ def test_chat_takes_the_prompt_from_the_record_where_it_stands_apart(tmp_path: P
     said = [{"role": "assistant", "content": "a"}]
     assert one(tmp_path, {"prompt": shown, "completion": said}).prompt_length == 2
     assert one(tmp_path, {"prompt": "q", "completion": said}).prompt_length == 1
+    assert one(tmp_path, {"completion": said}).prompt_length == 0
+    texts = one(tmp_path, {"prompt": "q", "response": "a", "step": 1, "reward": 0.5})
+    assert (roles(texts), texts.prompt_length) == (["user", "assistant"], 1)
 
 
 def test_an_unknown_role_is_damage_that_names_it(tmp_path: Path) -> None:

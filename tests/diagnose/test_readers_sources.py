@@ -56,7 +56,8 @@ def test_no_two_readers_fit_one_fixture_except_where_one_is_the_more_particular(
         fitting = {other.name for other in READERS.values() if other.fits(source)}
         assert reader.name in fitting
         shared |= {(reader.name, other) for other in fitting - {reader.name}}
-    assert shared <= {("prime-rl", "verifiers"), ("verifiers", "chat"), ("chat", "scalars")}
+    particular = {("prime-rl", "verifiers"), ("verifiers", "chat"), ("verl-tool", "chat")}
+    assert shared <= {*particular, ("chat", "scalars")}
 
 
 def test_a_folder_may_hold_several_kinds_at_once() -> None:
@@ -210,6 +211,12 @@ def test_errors_name_the_value_and_the_choices(tmp_path: Path) -> None:
         read([tmp_path])
     with pytest.raises(DataError, match="cannot be read"):
         read(["a\0b"])
+
+
+def test_rows_with_a_dialogue_are_never_read_as_mere_figures(tmp_path: Path) -> None:
+    row = {"step": 1, "reward": 0.5, "prompt": "q", "response": "a"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    assert formats(tmp_path) == {"a.jsonl": "chat"}
 
 
 def test_heads_of_files_are_not_kept(tmp_path: Path) -> None:

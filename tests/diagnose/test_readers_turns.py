@@ -118,9 +118,22 @@ def test_an_end_marker_inside_a_message_is_left_in_it() -> None:
     assert shown(prompt, said)[0][-1] == ("assistant", said)
 
 
+def test_padding_after_the_end_is_no_part_of_a_message() -> None:
+    prompt = f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n"
+    for end in (
+        "<|im_end|>",
+        "<|im_end|>\n",
+        "<|im_end|><|endoftext|><|endoftext|>",
+        "<|endoftext|>",
+    ):
+        assert shown(prompt, f"{ANSWER}{end}")[0][-1] == ("assistant", ANSWER)
+    assert shown(prompt, f"{ANSWER}<|im_end|><|im_end|>")[0][-1][1] == f"{ANSWER}<|im_end|>"
+
+
 def test_whether_the_last_message_was_ended_is_told_where_the_text_shows_it() -> None:
     prompt = f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n"
     assert ended_fact(prompt, "a<|im_end|>\n") == {"ended_with_eos": 1.0}
+    assert ended_fact(prompt, "a<|endoftext|>") == {"ended_with_eos": 1.0}
     turns = "a<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\nc"
     assert ended_fact(prompt, turns) == {"ended_with_eos": 0.0}
     assert ended_fact(prompt, "a") == {}

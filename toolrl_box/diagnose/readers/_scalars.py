@@ -52,8 +52,15 @@ STEP_NAMES = (
 )
 
 
+_DIALOGUE = frozenset(
+    {"messages", "prompt", "completion", "response", "input", "output", "conversations", "text"}
+)
+
+
 def is_scalars(names: Mapping[str, Any]) -> bool:
-    """Whether a row has a step and a figure whose name is known."""
+    """Whether a row has a step and a figure whose name is known, and no dialogue."""
+    if names.keys() & _DIALOGUE:
+        return False
     known = names.keys() & (SCALARS.keys() | {name for group in ALIASES.values() for name in group})
     return any(name in names for name in STEP_NAMES) and bool(known)
 

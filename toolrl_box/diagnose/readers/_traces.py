@@ -28,7 +28,7 @@ Node = Mapping[str, Any]
 
 def is_trace(names: frozenset[str]) -> bool:
     """Whether an object with these names is an episode or a trace."""
-    return "traces" in names or {"nodes", "rewards"} <= names or {"nodes", "calls"} <= names
+    return {"traces", "task"} <= names or {"nodes", "task"} <= names
 
 
 def rollouts(source: Source, origin: Origin, row: Mapping[str, Any]) -> Iterator[LoggedRollout]:

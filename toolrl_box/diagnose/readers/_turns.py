@@ -28,28 +28,37 @@ _ROLE = r"(system|developer|user|assistant|tool|ipython|model|function|observati
 @dataclass(frozen=True, slots=True)
 class Frame:
     """``header`` begins a message and captures its role; ``mark``: a part of it that no other text
-    has (empty when markers are stripped); ``ends``: what ends a message."""
+    has (empty when markers are stripped); ``ends``: what ends a message; ``pad``: what may stand
+    after a text's end."""
 
     header: re.Pattern[str]
     mark: str = ""
     ends: tuple[str, ...] = ()
+    pad: str = ""
 
     def seen_in(self, text: str) -> bool:
         return self.mark in text and self.header.search(text) is not None
 
 
-CHATML = Frame(re.compile(rf"<\|im_start\|>{_ROLE}\n?"), mark="<|im_start|>", ends=("<|im_end|>",))
+CHATML = Frame(
+    re.compile(rf"<\|im_start\|>{_ROLE}\n?"),
+    mark="<|im_start|>",
+    ends=("<|im_end|>",),
+    pad="<|endoftext|>",
+)
 LLAMA = Frame(
     re.compile(
         rf"(?:<\|begin_of_text\|>)?<\|start_header_id\|>{_ROLE}<\|end_header_id\|>\n{{0,2}}"
     ),
     mark="<|start_header_id|>",
     ends=("<|eot_id|>", "<|eom_id|>"),
+    pad="<|end_of_text|>",
 )
 GEMMA = Frame(
     re.compile(rf"(?:<bos>)?<start_of_turn>{_ROLE}\n?"),
     mark="<start_of_turn>",
     ends=("<end_of_turn>",),
+    pad="<eos>",
 )
 MISTRAL = Frame(
     re.compile(
@@ -151,10 +160,12 @@ def _role(header: re.Match[str], frame: Frame) -> Role:
 
 def _body(text: str, frame: Frame) -> str:
     """A message without what the frame puts after it."""
+    while frame.pad and text.endswith(frame.pad):
+        text = text.removesuffix(frame.pad)
     for end in frame.ends:
-        head, marker, tail = text.rpartition(end)
-        if marker and tail in ("", "\n"):
-            return head
+        for tail in (end, f"{end}\n"):
+            if text.endswith(tail):
+                return text.removesuffix(tail)
     return text
 
 
@@ -162,6 +173,9 @@ def ended_fact(prompt: str, completion: str) -> dict[str, float]:
     """The fact ``ended_with_eos``, where the completion's own text shows it: it holds end markers,
     so a last message without one was not ended by the model."""
     frame = frame_of(prompt, completion)
-    if frame is None or not any(end in completion for end in frame.ends):
+    if frame is None:
         return {}
-    return {"ended_with_eos": float(completion.rstrip("\n").endswith(frame.ends))}
+    ends = (*frame.ends, frame.pad) if frame.pad else frame.ends
+    if not any(end in completion for end in ends):
+        return {}
+    return {"ended_with_eos": float(completion.rstrip("\n").endswith(ends))}
