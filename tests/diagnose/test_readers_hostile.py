@@ -6,6 +6,7 @@ import copy
 import gzip
 import itertools
 import json
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +276,31 @@ def test_parquet_columns_of_odd_types_never_raise(
         pq.write_table(table, path)
         READERS[name].fits(source(path))
         assert len(list(READERS[name].read(source(path)))) == 1
+
+
+def test_a_trace_whose_branches_would_fill_the_memory_is_damage(tmp_path: Path) -> None:
+    message = {"role": "user", "content": ""}
+    chain = [{"parent": at - 1 if at else None, "message": message} for at in range(2000)]
+    leaves = [{"parent": 1999, "message": message}] * 2000
+    row = {"task": {}, "nodes": chain + leaves}
+    path = written(tmp_path / "traces.jsonl", json.dumps(row).encode())
+    assert damage(read([path])) == ["branches of 4002000 messages are more than 100000"]
+
+
+def test_a_trace_with_a_circle_is_damage(tmp_path: Path) -> None:
+    message = {"role": "user", "content": ""}
+    row = {"task": {}, "nodes": [{"parent": 1, "message": message}, {"parent": 0}]}
+    path = written(tmp_path / "traces.jsonl", json.dumps(row).encode())
+    assert damage(read([path])) == ["node 0 has parent 1, which is not before it"]
+
+
+@pytest.mark.parametrize("said", ["\nuser\n", "<|im_end|>", "<|im_start|>", "---\n", "[INST] "])
+def test_a_megabyte_of_markers_is_read_in_linear_time(tmp_path: Path, said: str) -> None:
+    row = {"prompt": "q", "response": said * 200_000, "tool_interact_info": [{"obs": "x"}] * 50}
+    path = written(tmp_path / "a.jsonl", json.dumps(row).encode())
+    start = time.process_time()
+    assert list(READERS["verl-tool"].read(source(path, limit=1 << 24)))
+    assert time.process_time() - start < 5
 
 
 def test_a_truncated_parquet_file_is_damage(tmp_path: Path) -> None:

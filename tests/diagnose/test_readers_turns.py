@@ -76,6 +76,19 @@ def test_what_our_own_formats_render_is_read_back(name: str) -> None:
     assert messages[-1].text == ANSWER
 
 
+@pytest.mark.parametrize("name", ["chatml", "llama"])
+def test_a_stripped_completion_after_a_marked_prompt_is_split(name: str) -> None:
+    prompt, _ = rendered(*FRAMES[name])
+    _, completion = rendered(*FRAMES[f"{name}, stripped"])
+    assert shown(prompt, completion) == (TURNS, 2)
+
+
+def test_marks_in_a_completion_whose_prompt_has_none_are_the_models_text() -> None:
+    prompt, _ = rendered(*FRAMES["chatml, stripped"])
+    leaked = f"{ANSWER}<|im_start|>user\nagain"
+    assert shown(prompt, leaked) == ([*TURNS[:2], ("assistant", leaked)], 2)
+
+
 def test_texts_without_any_frame_are_a_question_and_an_answer() -> None:
     assert shown("2 + 2 =", " 4\n") == ([("user", "2 + 2 ="), ("assistant", " 4\n")], 1)
 

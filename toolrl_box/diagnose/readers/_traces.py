@@ -22,7 +22,8 @@ from toolrl_box.diagnose.readers._messages import calls_apart, chat, tools
 from toolrl_box.diagnose.readers._source import Source
 from toolrl_box.diagnose.records import LoggedRollout, Origin
 
-MAX_BRANCHES = 256
+MAX_MESSAGES = 100_000
+"""Messages of all branches of a trace together; a line could else be made to hold any number."""
 Node = Mapping[str, Any]
 
 
@@ -103,9 +104,12 @@ def _paths(nodes: list[dict[str, Any]]) -> Iterator[list[int]]:
             shown = str(node.get("parent"))[:40]
             raise BadRecord(f"node {index} has parent {shown}, which is not before it")
         parents.append(parent)
+    depths: list[int] = []
+    for parent in parents:
+        depths.append(1 if parent is None else depths[parent] + 1)
     leaves = sorted(set(range(len(nodes))).difference(parents))
-    if len(leaves) > MAX_BRANCHES:
-        raise BadRecord(f"{len(leaves)} branches are more than {MAX_BRANCHES}")
+    if (total := sum(depths[leaf] for leaf in leaves)) > MAX_MESSAGES:
+        raise BadRecord(f"branches of {total} messages are more than {MAX_MESSAGES}")
     for leaf in leaves:
         path: list[int] = []
         at: int | None = leaf

@@ -85,40 +85,64 @@ _MISTRAL_ROLES: dict[str, Role] = {
 }
 
 
-def frame_of(prompt: str, completion: str = "") -> Frame | None:
-    """The frame in which a dialogue is written, None when no header is seen.
+def prompt_frame(prompt: str) -> Frame | None:
+    """The frame in which a prompt is written, None when no header is seen.
 
-    Stripped frames are only believed when the prompt begins with a role's header or ends with the
-    assistant's, or the completion goes from a role's line back to the assistant's.
+    A stripped frame is only believed when the prompt begins with a role's header, or ends with the
+    assistant's.
     """
     for frame in MARKED:
-        if frame.seen_in(prompt) or frame.seen_in(completion):
+        if frame.seen_in(prompt):
             return frame
     if re.match(r"\s*(system|user)\n\n\S", prompt) and prompt.endswith("assistant\n\n"):
         return LLAMA_STRIPPED
-    begins = re.match(rf"\s*{_ROLE}\n", prompt)
-    if begins or re.search(r"\nassistant\n?\Z", prompt):
-        return CHATML_STRIPPED
-    if re.search(r"\n(?:user|tool)\n(?s:.*)\nassistant(?:\n|\Z)", completion):
+    if re.match(rf"\s*{_ROLE}\n", prompt) or re.search(r"\nassistant\n?\Z", prompt):
         return CHATML_STRIPPED
     return None
 
 
-def dialogue(
-    prompt: str, completion: str, *, speaker: Role = "user"
-) -> tuple[tuple[LoggedMessage, ...], int]:
+def completion_frame(framed: Frame | None, completion: str) -> Frame | None:
+    """The frame of a completion whose prompt is ``framed``.
+
+    Some trainers strip the special tokens of completions only (TRL). Where the prompt's are
+    stripped, marks in a completion are text that the model wrote: evidence, and no frame. A
+    stripped frame is only believed when a user's or tool's line leads back to the assistant's.
+    """
+    if framed in (CHATML_STRIPPED, LLAMA_STRIPPED):
+        return framed
+    for frame in MARKED if framed is None else (framed,):
+        if frame.seen_in(completion):
+            return frame
+    if framed in (None, CHATML) and _returns(completion, "\n{}\n"):
+        return CHATML_STRIPPED
+    if framed is LLAMA and _returns(completion, "{}\n\n"):
+        return LLAMA_STRIPPED
+    return framed
+
+
+def _returns(completion: str, header: str) -> bool:
+    """Whether there is a header of the environment, and behind it one of the assistant."""
+    roles = ("user", "tool", "ipython")
+    places = [at for role in roles if (at := completion.find(header.format(role))) >= 0]
+    return bool(places) and header.format("assistant") in f"{completion[min(places) :]}\n"
+
+
+def dialogue(prompt: str, completion: str) -> tuple[tuple[LoggedMessage, ...], int]:
     """The messages of both texts and how many are the prompt's.
 
-    ``speaker`` is who wrote a prompt without any header. The completion begins with an assistant's
-    message, which is there even when it is empty: nothing may be what a collapsed model wrote.
+    A prompt without any header is the user's. The completion begins with an assistant's message,
+    which is there even when it is empty: nothing may be what a collapsed model wrote.
     """
-    frame = frame_of(prompt, completion)
+    framed = prompt_frame(prompt)
+    if framed is None:
+        before = [LoggedMessage("user", prompt)] if prompt else []
+    else:
+        before = list(split(prompt, framed, first="user"))
+        if before and before[-1].role == "assistant" and _PREFIX.fullmatch(before[-1].text):
+            del before[-1]  # the generation prompt
+    frame = completion_frame(framed, completion)
     if frame is None:
-        before = [LoggedMessage(speaker, prompt)] if prompt else []
         return (*before, LoggedMessage("assistant", completion)), len(before)
-    before = list(split(prompt, frame, first=speaker))
-    if before and before[-1].role == "assistant" and _PREFIX.fullmatch(before[-1].text):
-        del before[-1]  # the generation prompt
     after = list(split(completion, frame, first="assistant", keep_first=True))
     if len(after) > 1 and after[-1].role == "assistant" and not after[-1].text:
         del after[-1]  # the episode ended before the model's turn
@@ -172,7 +196,7 @@ def _body(text: str, frame: Frame) -> str:
 def ended_fact(prompt: str, completion: str) -> dict[str, float]:
     """The fact ``ended_with_eos``, where the completion's own text shows it: it holds end markers,
     so a last message without one was not ended by the model."""
-    frame = frame_of(prompt, completion)
+    frame = completion_frame(prompt_frame(prompt), completion)
     if frame is None:
         return {}
     ends = (*frame.ends, frame.pad) if frame.pad else frame.ends
