@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from toolrl_box.diagnose.readers import MAX_RECORD, READERS, Reader, Source
@@ -28,6 +28,7 @@ _CHECKPOINT = re.compile(r"(?:checkpoint-|global_step_?|(?P<ours>step_))(\d{1,12
 _CHECKPOINT_FOLDERS = ("checkpoints", "ckpt", "weights")
 _READ_IN_CHECKPOINT = "trainer_state.json"
 _NAMED = 5
+_KEPT = 64  # of a file's head, to tell a list from lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,16 @@ def detect(paths: Iterable[Path | str], forced: str | None = None, limit: int = 
     """
     reader = None if forced is None else lookup("log format", forced, READERS)
     found = _Found(limit)
-    for path in paths:
-        found.add(Path(path))
     chosen: dict[str, list[Source]] = {}
     unread = []
-    for source, given in found.files:
-        name = _choose(source, reader, given)
-        if name is None:
-            unread.append(source.path)
-        else:
-            chosen.setdefault(name, []).append(source)
+    for path in paths:
+        for source, given in found.add(Path(path)):
+            name = _choose(source, reader, given)
+            if name is None:
+                unread.append(source.path)
+            else:
+                # There may be ten thousand files: their heads are not kept.
+                chosen.setdefault(name, []).append(replace(source, head=source.head[:_KEPT]))
     files = [
         (READERS[name], source)
         for name, sources in chosen.items()
@@ -120,23 +121,28 @@ def _natural(path: Path) -> tuple[tuple[tuple[int, int | str], ...], ...]:
 
 @dataclass
 class _Found:
-    """Collects files: each once, though it may be given twice."""
+    """Goes through folders. Gives each file once, though it may be given twice, and whether the
+    user named it; notes checkpoints and what is refused."""
 
     limit: int
-    files: list[tuple[Source, bool]] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     _seen: set[Path] = field(default_factory=set)
 
-    def add(self, path: Path) -> None:
-        if not path.exists():
-            raise DataError(f"{path} does not exist")
-        if path.is_dir():
-            self._folder(path, (path.name,), path.resolve())
+    def add(self, path: Path) -> Iterator[tuple[Source, bool]]:
+        """The files at ``path``. Raises DataError when there is nothing there."""
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {why(error)}") from None
+        if is_folder:
+            yield from self._folder(path, (path.name,), path.resolve())
         else:
-            self._file(path, (path.name,), given=True)
+            yield from self._file(path, (path.name,), given=True)
 
-    def _folder(self, folder: Path, inside: tuple[str, ...], root: Path) -> None:
+    def _folder(
+        self, folder: Path, inside: tuple[str, ...], root: Path
+    ) -> Iterator[tuple[Source, bool]]:
         if (step := _checkpoint_step(folder)) is not None:
             self.checkpoints.append(Checkpoint(folder, step))
         try:
@@ -152,9 +158,9 @@ class _Found:
                 self._link(path, root)
             elif entry.is_dir(follow_symlinks=False):
                 if step is None:
-                    self._folder(path, within, root)
+                    yield from self._folder(path, within, root)
             elif step is None or entry.name == _READ_IN_CHECKPOINT:
-                self._file(path, within, given=False)
+                yield from self._file(path, within, given=False)
 
     def _link(self, path: Path, root: Path) -> None:
         try:
@@ -166,7 +172,9 @@ class _Found:
             reason = "a symbolic link that leads outside the given paths is not followed"
             self.damage.append(Damage(Origin(path, 0), reason))
 
-    def _file(self, path: Path, inside: tuple[str, ...], *, given: bool) -> None:
+    def _file(
+        self, path: Path, inside: tuple[str, ...], *, given: bool
+    ) -> Iterator[tuple[Source, bool]]:
         real = path.resolve()
         if real in self._seen:
             return
@@ -175,9 +183,11 @@ class _Found:
             if not stat.S_ISREG(path.stat().st_mode):
                 self.damage.append(Damage(Origin(path, 0), "not a regular file"))
                 return
-            self.files.append((Source(path, inside, head(path), self.limit), given))
+            source = Source(path, inside, head(path), self.limit)
         except UNREADABLE as error:
             self.damage.append(Damage(Origin(path, 0), f"cannot be opened: {why(error)}"))
+            return
+        yield source, given
 
 
 def _checkpoint_step(folder: Path) -> int | None:

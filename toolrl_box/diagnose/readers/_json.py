@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from toolrl_box.diagnose.readers._open import raw_lines
@@ -78,11 +79,13 @@ def converted(origin: Origin, load: Callable[[], Any], convert: Convert) -> Iter
         return (Damage(origin, "nested too deeply"),)
 
 
+@lru_cache(maxsize=1)
 def glance(head: bytes) -> tuple[dict[str, Any], frozenset[str]]:
     """The first object of a file's head, and the names in it.
 
     The object is empty when the head holds none or breaks off inside it; the names are then all
-    that stand before a colon, so that a format can still be known by them.
+    that stand before a colon, so that a format can still be known by them. Kept for the next
+    reader that is asked about the same file.
     """
     text = head.decode("utf-8-sig", errors="replace").lstrip()
     if not text.startswith(("{", "[")):
@@ -109,7 +112,7 @@ def number(value: Any) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def numbers(value: Any) -> dict[str, float]:

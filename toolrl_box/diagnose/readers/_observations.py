@@ -12,12 +12,15 @@ from typing import Any
 
 from toolrl_box.diagnose.records import LoggedMessage
 
+MAX_TURNS = 1000
+"""More are not looked for: each costs a search of the response."""
+
 
 def observations(interactions: Any) -> list[str]:
     """The returned texts of verl-tool's ``tool_interact_info``: a list of ``{"action", "obs", …}``;
     ``obs`` may be a text or ``{"obs": text}``."""
     found = []
-    for item in interactions if isinstance(interactions, list) else ():
+    for item in interactions[:MAX_TURNS] if isinstance(interactions, list) else ():
         text = item.get("obs") if isinstance(item, dict) else None
         if isinstance(text, dict):
             text = text.get("obs")

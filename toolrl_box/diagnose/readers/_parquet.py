@@ -15,6 +15,7 @@ from toolrl_box.diagnose.records import Damage, Record
 
 MAGIC = b"PAR1"
 _BATCH = 64
+_BUFFER = 1 << 20  # pages are streamed; without it a column of a row group is read as a whole
 _BROKEN = (*UNREADABLE, ValueError, NotImplementedError)
 
 
@@ -36,7 +37,7 @@ def parquet_rows(
     """The records that ``convert`` makes of each row; ``columns``: those to read, if not all."""
     line = 0
     try:
-        with pq.ParquetFile(source.path, pre_buffer=False) as file:
+        with pq.ParquetFile(source.path, pre_buffer=False, buffer_size=_BUFFER) as file:
             for batch in file.iter_batches(_BATCH, columns=columns):
                 for row in batch.to_pylist():
                     line += 1

@@ -1,7 +1,8 @@
 """A file to read, and the reader's side of the contract.
 
 A :class:`Source` is a file that was found inside the paths that the user gave; ``head`` is the
-beginning of its contents, unpacked, for a cheap look. A :class:`Reader` says whether it knows such
+beginning of its contents, unpacked, for a cheap look at its format; once that is known, no more
+than the first characters are kept. A :class:`Reader` says whether it knows such
 a file and turns it into records.
 
 Left out: how files are found and readers chosen (``diagnose.sources``).
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +25,12 @@ MAX_RECORD = 64 << 20
 """Longest line or value in bytes; a longer one is skipped, named as damage and never held."""
 
 _PACKED = (".gz", ".zst")
-_STEP_IN_NAME = re.compile(
-    r"(?:^|[^a-z0-9])(?:global_?)?(?:step|completions)s?[-_]?(?:val[-_])?(\d+)", re.I
-)
+_STEP_IN_NAME = re.compile(r"(?:^|[^a-z0-9])(?:step|completions)s?[-_]?(?:val[-_])?(\d+)", re.I)
+_STEP_FOLDER = re.compile(r"(?:global_)?step[-_]?(\d+)", re.I)
 _MAX_STEP_DIGITS = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """``path`` as the user will see it; ``inside``: the folders between the given path and the
     file, and the file's name, from which a step may be read; ``limit``: see :data:`MAX_RECORD`."""
@@ -39,7 +40,7 @@ class Source:
     head: bytes
     limit: int = MAX_RECORD
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The file's name in lower case, without the ending of a packer."""
         name = self.path.name.lower()
@@ -47,18 +48,13 @@ class Source:
             name = name.removesuffix(ending)
         return name
 
-    @property
+    @cached_property
     def suffix(self) -> str:
         return Path(self.name).suffix
 
-    @property
+    @cached_property
     def stem(self) -> str:
         return Path(self.name).stem
-
-    @property
-    def complete(self) -> bool:
-        """Whether ``head`` is the whole file."""
-        return len(self.head) < HEAD_BYTES
 
     def origin(self, line: int) -> Origin:
         return Origin(self.path, line)
@@ -67,16 +63,16 @@ class Source:
         """A name for a rollout that its log did not name."""
         return f"{self.stem}:{line}"
 
-    @property
+    @cached_property
     def step(self) -> int | None:
         """The step that the file's name says, or the nearest folder's: ``12.jsonl``,
         ``completions_00012.parquet``, ``rollouts/step_12/train/traces.jsonl``."""
         if self.stem.isdecimal():
             return _step(self.stem)
-        for part in (self.stem, *reversed(self.inside[:-1])):
-            if found := _STEP_IN_NAME.search(part):
-                return _step(found[1])
-        return None
+        found = _STEP_IN_NAME.search(self.stem)
+        folders = map(_STEP_FOLDER.fullmatch, reversed(self.inside[:-1]))
+        found = found or next((folder for folder in folders if folder), None)
+        return _step(found[1]) if found else None
 
 
 def _step(digits: str) -> int | None:

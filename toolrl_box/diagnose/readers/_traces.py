@@ -14,20 +14,22 @@ traces of agents that are not trained.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from toolrl_box.diagnose.readers._json import BadRecord, kind, number, numbers, text, whole
-from toolrl_box.diagnose.readers._messages import calls_apart, chat, last_truncated, tools
+from toolrl_box.diagnose.readers._messages import calls_apart, chat, tools
 from toolrl_box.diagnose.readers._source import Source
 from toolrl_box.diagnose.records import LoggedRollout, Origin
 
-MAX_BRANCHES = 256
+MAX_MESSAGES = 100_000
+"""Messages of all branches of a trace together; a line could else be made to hold any number."""
 Node = Mapping[str, Any]
 
 
 def is_trace(names: frozenset[str]) -> bool:
     """Whether an object with these names is an episode or a trace."""
-    return "traces" in names or {"nodes", "rewards"} <= names or {"nodes", "calls"} <= names
+    return {"traces", "task"} <= names or {"nodes", "task"} <= names
 
 
 def rollouts(source: Source, origin: Origin, row: Mapping[str, Any]) -> Iterator[LoggedRollout]:
@@ -60,7 +62,11 @@ def _branches(
     seen: set[int] = set()
     for branch, path in enumerate(_paths(nodes)):
         dialogue = [nodes[index].get("message") for index in path]
-        messages = chat(dialogue, apart=bool(documents) or calls_apart(dialogue))
+        apart = bool(documents) or calls_apart(dialogue)
+        messages = tuple(
+            replace(message, truncated=True) if index in cut else message
+            for index, message in zip(path, chat(dialogue, apart=apart), strict=True)
+        )
         known = sum(index in seen for index in path)
         first = next(
             (place for place, index in enumerate(path) if nodes[index].get("sampled")), len(path)
@@ -68,7 +74,7 @@ def _branches(
         yield LoggedRollout(
             origin=origin,
             id=name if branch == 0 else f"{name}/{branch}",
-            messages=last_truncated(messages, bool(path) and path[-1] in cut),
+            messages=messages,
             prompt_length=max(first, known),
             step=source.step if step is None else step,
             reward=_reward(trace),
@@ -98,9 +104,12 @@ def _paths(nodes: list[dict[str, Any]]) -> Iterator[list[int]]:
             shown = str(node.get("parent"))[:40]
             raise BadRecord(f"node {index} has parent {shown}, which is not before it")
         parents.append(parent)
+    depths: list[int] = []
+    for parent in parents:
+        depths.append(1 if parent is None else depths[parent] + 1)
     leaves = sorted(set(range(len(nodes))).difference(parents))
-    if len(leaves) > MAX_BRANCHES:
-        raise BadRecord(f"{len(leaves)} branches are more than {MAX_BRANCHES}")
+    if (total := sum(depths[leaf] for leaf in leaves)) > MAX_MESSAGES:
+        raise BadRecord(f"branches of {total} messages are more than {MAX_MESSAGES}")
     for leaf in leaves:
         path: list[int] = []
         at: int | None = leaf
@@ -141,7 +150,7 @@ def _facts(path: list[Node]) -> dict[str, float]:
     facts: dict[str, float] = {}
     sampled = sum(_trues(node) for node in path if node.get("sampled"))
     if sampled:
-        facts["response_tokens"] = sampled
+        facts["response_tokens"] = float(sampled)
     logprobs = [
         figure
         for node in path

@@ -40,7 +40,8 @@ class Bfcl(Plain):
     def fits(self, source: Source) -> bool:
         first, names = glance(source.head)
         known = not first or isinstance(first.get("result"), str | list)
-        return known and {"id", "result"} <= names and not names & {"messages", "prompt"}
+        named = source.stem.endswith("_result") or "inference_log" in names
+        return known and named and {"id", "result"} <= names
 
     def read(self, source: Source) -> Iterator[Record]:
         def convert(origin: Origin, row: dict[str, Any]) -> Iterable[Record]:

@@ -65,15 +65,14 @@ def _is_nan(value: Any) -> bool:
 
 
 def _rollout(source: Source, origin: Origin, row: dict[str, Any]) -> LoggedRollout:
-    logged = loads(row.get("messages") or "null")
+    logged = _json(row, "messages")
     if not isinstance(logged, list):
         raise BadRecord(f"messages must be a list, not {kind(logged)}")
     messages = chat(logged, apart=False)
     states = [isinstance(message, dict) and "state" in message for message in logged]
     length = states.index(True) if True in states else prompt_length(messages)
     step, group, member = (whole(row.get(name)) for name in ("step", "group", "member"))
-    mask, logprobs = row.get("loss_mask") or (), row.get("logprobs") or ()
-    own = [value for value, counts in zip(logprobs, mask, strict=False) if counts]
+    own = _own_logprobs(row)
     return LoggedRollout(
         origin=origin,
         id=f"{step}/{group}/{member}",
@@ -81,8 +80,25 @@ def _rollout(source: Source, origin: Origin, row: dict[str, Any]) -> LoggedRollo
         prompt_length=len(messages) if row.get("source") == "expert" else length,
         step=source.step if step is None else step,
         reward=number(row.get("reward")),
-        reward_parts=numbers(loads(row.get("reward_parts") or "{}")),
+        reward_parts=numbers(_json(row, "reward_parts")),
         group=f"{step}/{group}",
         category=text(row.get("category")),
         facts={"response_tokens": float(len(own)), "max_logprob": max(own)} if own else {},
     )
+
+
+def _json(row: dict[str, Any], name: str) -> Any:
+    """The value of a column that holds JSON text. Raises BadRecord."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise BadRecord(f"{name} must be JSON text, not {kind(value)}")
+    return loads(value)
+
+
+def _own_logprobs(row: dict[str, Any]) -> list[float]:
+    """Log-probs of the tokens that the model wrote."""
+    mask, logprobs = row.get("loss_mask"), row.get("logprobs")
+    if not (isinstance(mask, list) and isinstance(logprobs, list)):
+        return []
+    pairs = zip(logprobs, mask, strict=False)
+    return [figure for value, own in pairs if own and (figure := number(value)) is not None]

@@ -15,7 +15,7 @@ from typing import Any
 
 from toolrl_box.diagnose.readers._json import BadRecord, converted, glance, json_lines
 from toolrl_box.diagnose.readers._open import lines
-from toolrl_box.diagnose.readers._scalars import is_scalars, scalars
+from toolrl_box.diagnose.readers._scalars import is_scalars, scalars, spelled
 from toolrl_box.diagnose.readers._source import Plain, Source
 from toolrl_box.diagnose.records import Damage, Origin, Record
 
@@ -63,9 +63,9 @@ def _csv(source: Source, convert: Any) -> Iterator[Record]:
 
 
 def _header(source: Source, line: str) -> list[str]:
-    """The columns' names, in lower case and without a run's name before them."""
+    """The columns' names, without a run's name before them."""
     try:
-        return [cell.rpartition(" - ")[2].strip().lower() for cell in _split(source, line)]
+        return [spelled(cell.rpartition(" - ")[2].strip()) for cell in _split(source, line)]
     except BadRecord:
         return []
 

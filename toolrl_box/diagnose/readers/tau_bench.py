@@ -28,8 +28,9 @@ class TauBench(Plain):
     suffixes = (".json", ".jsonl")
 
     def fits(self, source: Source) -> bool:
-        _, names = glance(source.head)
-        return {"task_id", "reward"} <= names and bool(names & {"traj", "user_id"})
+        first, names = glance(source.head)
+        # An episode longer than the head is known by what stands before its messages.
+        return {"task_id", "reward", "info" if not first else "traj"} <= names
 
     def read(self, source: Source) -> Iterator[Record]:
         def convert(origin: Origin, row: dict[str, Any]) -> Iterable[Record]:

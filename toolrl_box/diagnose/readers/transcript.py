@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from toolrl_box.diagnose.readers._messages import ROLES, prompt_length, tools_in
-from toolrl_box.diagnose.readers._open import lines
+from toolrl_box.diagnose.readers._open import UNREADABLE, lines, why
+from toolrl_box.diagnose.readers._open import head as beginning
 from toolrl_box.diagnose.readers._source import Plain, Source
-from toolrl_box.diagnose.readers._turns import MARKED, Frame, split
+from toolrl_box.diagnose.readers._turns import MARKED, Frame, begins, split
 from toolrl_box.diagnose.records import Damage, LoggedMessage, LoggedRollout, Origin, Record
 
 _SEPARATOR = re.compile(r"[-=*]{3,}\s*")
@@ -40,19 +41,22 @@ class Transcript(Plain):
     def fits(self, source: Source) -> bool:
         if source.suffix not in _TEXT:
             return False
-        head = source.head.decode(errors="replace")
+        head = source.head.decode("utf-8-sig", errors="replace")
         return _frame(head) is not None or _has_headings(head)
 
     def read(self, source: Source) -> Iterator[Record]:
-        head = source.head.decode(errors="replace")
-        frame = _frame(head)
-        if frame is None and not _has_headings(head) and not _separated(head):
+        try:
+            head = beginning(source.path).decode("utf-8-sig", errors="replace")
+        except UNREADABLE as error:
+            return iter((Damage(source.origin(0), f"cannot be opened: {why(error)}"),))
+        layout = _Layout(_frame(head), _has_headings(head))
+        if layout.frame is None and not layout.headings and not _separated(head):
             return _one_a_line(source)
-        return _dialogues(source, frame, with_headings=_has_headings(head))
+        return _dialogues(source, layout)
 
 
 def _frame(head: str) -> Frame | None:
-    return next((frame for frame in MARKED if frame.header.search(head)), None)
+    return next((frame for frame in MARKED if frame.seen_in(head)), None)
 
 
 def _has_headings(head: str) -> bool:
@@ -76,59 +80,79 @@ def _one_a_line(source: Source) -> Iterator[Record]:
             yield _rollout(source, item[0], (LoggedMessage("assistant", item[1]),))
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How the file tells dialogues and messages apart."""
+
+    frame: Frame | None
+    headings: bool
+
+    def is_header(self, line: str) -> bool:
+        """Whether a message begins with this line; without roles every line may begin one."""
+        if self.frame is not None:
+            return self.frame.header.match(line) is not None
+        return not self.headings or _HEADING.match(line) is not None
+
+    def begins(self, line: str) -> bool:
+        """Whether a dialogue begins with this line."""
+        if self.frame is not None:
+            return begins(line, self.frame)
+        heading = _HEADING.match(line) if self.headings else None
+        return heading is not None and ROLES[heading[1].lower()] == "system"
+
+    def messages(self, lines: list[str]) -> tuple[LoggedMessage, ...]:
+        if self.headings and self.frame is None:
+            return tuple(_under_headings(lines))
+        text = "\n".join(lines)
+        if self.frame is not None:
+            return tuple(split(text, self.frame, first="assistant"))
+        return (LoggedMessage("assistant", text),)
+
+
 @dataclass
 class _Block:
-    """The lines of one dialogue."""
+    """The lines of one dialogue, no more than the limit allows."""
 
+    limit: int
     first: int = 0
     lines: list[str] = field(default_factory=list)
     size: int = 0
 
     def add(self, line: int, text: str) -> None:
         self.first = self.first or line
-        self.lines.append(text)
         self.size += len(text) + 1
+        if self.size <= self.limit:
+            self.lines.append(text)
 
 
-def _dialogues(source: Source, frame: Frame | None, *, with_headings: bool) -> Iterator[Record]:
-    block = _Block()
+def _dialogues(source: Source, layout: _Layout) -> Iterator[Record]:
+    block = _Block(source.limit)
+    held: list[tuple[int, str]] = []  # a separator, and blank lines after it
     for item in lines(source, blank=True):
         if isinstance(item, Damage):
             yield item
             continue
-        origin, text = item
-        ends = _SEPARATOR.fullmatch(text) is not None
-        if ends or _begins(text, frame, with_headings):
-            yield from _block_records(source, block, frame, with_headings)
-            block = _Block()
-        if not ends and block.size <= source.limit:
-            block.add(origin.line, text)
-    yield from _block_records(source, block, frame, with_headings)
+        line, text = item[0].line, item[1]
+        if _SEPARATOR.fullmatch(text) or (held and not text.strip()):
+            held.append((line, text))
+            continue
+        # A rule inside a message separates nothing: after a separator comes a message's beginning.
+        if (held and layout.is_header(text)) or layout.begins(text):
+            yield from _records(source, block, layout)
+            block = _Block(source.limit)
+        else:
+            for place, separator in held:
+                block.add(place, separator)
+        held = []
+        block.add(line, text)
+    yield from _records(source, block, layout)
 
 
-def _begins(text: str, frame: Frame | None, with_headings: bool) -> bool:
-    """Whether a dialogue begins with this line: a system message."""
-    header = frame.header.match(text) if frame else _HEADING.match(text) if with_headings else None
-    return header is not None and ROLES.get(header[1].lower()) == "system"
-
-
-def _block_records(
-    source: Source, block: _Block, frame: Frame | None, with_headings: bool
-) -> Iterable[Record]:
-    text = "\n".join(block.lines)
-    if not text.strip():
-        return
+def _records(source: Source, block: _Block, layout: _Layout) -> Iterable[Record]:
     origin = source.origin(block.first)
-    if block.size > source.limit:
-        yield Damage(origin, f"a dialogue is longer than {source.limit / 2**20:.1f} MB")
-        return
-    if frame is not None:
-        messages = tuple(split(text, frame, first="assistant"))
-    elif with_headings:
-        messages = tuple(_under_headings(block.lines))
-    else:
-        messages = (LoggedMessage("assistant", text),)
-    if messages:
+    if block.size > block.limit:
+        yield Damage(origin, f"a dialogue is longer than {block.limit / 2**20:.1f} MB")
+    elif any(line.strip() for line in block.lines) and (messages := layout.messages(block.lines)):
         yield _rollout(source, origin, messages)
 
 
