@@ -77,7 +77,8 @@ def open_once(browser: Browser, file: Path) -> list[float]:
       const field = document.querySelector(`#a form [name=${name}]`);
       const status = document.querySelector('#a .count');
       const begin = performance.now();
-      const shown = new Promise((done) => new MutationObserver(done).observe(status, {childList: true}));
+      const observe = (done) => new MutationObserver(done).observe(status, {childList: true});
+      const shown = new Promise(observe);
       field.value = value;
       field.dispatchEvent(new Event('input', {bubbles: true}));
       await shown;

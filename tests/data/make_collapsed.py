@@ -71,7 +71,9 @@ def judged(run: RunView) -> Iterator[Judged]:
                 )
 
 
-def step_rows(metrics: pd.DataFrame, messages: list[Judged], rollouts: Counter[int]) -> list[StepRow]:
+def step_rows(
+    metrics: pd.DataFrame, messages: list[Judged], rollouts: Counter[int]
+) -> list[StepRow]:
     states: dict[int, Counter[str]] = {}
     kinds: dict[int, Counter[str]] = {}
     for message in messages:
@@ -106,7 +108,9 @@ def diagnose(run: RunView, messages: list[Judged]) -> Diagnosis:
     onset = summary["onset_step"]
     both = [x for x in (summary["reward_onset"], summary["structural_onset"]) if x is not None]
     inputs = [
-        InputFile(path="metrics.parquet", format="toolrl", rollouts=0, scalars=len(rows), damaged=0),
+        InputFile(
+            path="metrics.parquet", format="toolrl", rollouts=0, scalars=len(rows), damaged=0
+        ),
         InputFile(
             path="rollouts/",
             format="toolrl",

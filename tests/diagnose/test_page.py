@@ -28,7 +28,10 @@ from toolrl_box.probe.states import KINDS
 from toolrl_box.types import STATES
 
 Loaded = tuple[Diagnosis, list[Judged]]
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>]]>\u202e\x00'\"{{ 7*7 }}"
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
+    "]]>\u202e\x00'\"{{ 7*7 }}"
+)
 
 
 class Page(HTMLParser):
@@ -69,7 +72,9 @@ class Page(HTMLParser):
 
     def messages(self, run: str = "a") -> list[list[Any]]:
         packs = [text for name, text in self.by_id.items() if name.startswith(f"{run}-pack-")]
-        return [row for text in packs for row in json.loads(gzip.decompress(base64.b64decode(text)))]
+        return [
+            row for text in packs for row in json.loads(gzip.decompress(base64.b64decode(text)))
+        ]
 
 
 def write(folder: Path, *arguments: Any, **named: Any) -> tuple[Page, str]:
@@ -80,7 +85,9 @@ def write(folder: Path, *arguments: Any, **named: Any) -> tuple[Page, str]:
 
 def message(text: str = "x", *, step: int | None = 1, kind: str = "loop", **more: Any) -> Judged:
     state = KINDS[kind]
-    return Judged(Origin(Path("log.jsonl"), 7), "r", step, 0, text, state, kind, 0, len(text), **more)
+    return Judged(
+        Origin(Path("log.jsonl"), 7), "r", step, 0, text, state, kind, 0, len(text), **more
+    )
 
 
 def row(step: int | None, kinds: dict[str, int], **more: Any) -> StepRow:
@@ -148,7 +155,9 @@ def test_every_message_is_in_the_page_with_its_span(collapsed: Loaded, tmp_path:
     data, rows = page.data(), page.messages()
     assert len(rows) == len(messages)
     for judged, shown in zip(messages, rows, strict=True):
-        column, file, line, _, step, _, before, span, after, state, kind, reward, category, _ = shown
+        column, file, line, _, step, _, before, span, after, state, kind, reward, category, _ = (
+            shown
+        )
         assert data["columns"][column]["step"] == step == judged.step
         assert (data["names"]["file"][file], line) == (str(judged.origin.file), judged.origin.line)
         assert before + span + after == judged.text
@@ -158,7 +167,9 @@ def test_every_message_is_in_the_page_with_its_span(collapsed: Loaded, tmp_path:
         )
         assert span == ("" if state in data["sound"] else judged.text[judged.start : judged.end])
         assert (reward, data["names"]["category"][category]) == (judged.reward, judged.category)
-    assert f"{len(messages)} of {diagnosis.totals.messages:,} messages are on this page" in page.text
+    assert (
+        f"{len(messages)} of {diagnosis.totals.messages:,} messages are on this page" in page.text
+    )
 
 
 def test_the_same_data_gives_the_same_bytes(collapsed: Loaded, tmp_path: Path) -> None:
@@ -198,7 +209,7 @@ def test_nothing_from_the_data_becomes_markup(collapsed: Loaded, tmp_path: Path)
     assert "img" not in page.tags
     assert page.tags["script"] == tame.tags["script"]
     assert not [a for _, a in page.elements if "onerror" in a]
-    assert HOSTILE[:-13] not in html
+    assert HOSTILE[:70] not in html
     assert "{{ 7*7 }}" in page.text
     for invisible in "\u202e\x00\u2028":
         assert invisible not in html
@@ -223,7 +234,7 @@ def test_no_text_of_a_log_can_blow_the_page_up(collapsed: Loaded, tmp_path: Path
     judged = (Unjudged(what=long, why=long),) * 500
     huge = {"damage": lines, "damaged": 7000, "inputs": inputs, "unjudged": judged}
     bad = [
-        message(long, kind=kind, category=f"{n}{long}", model=f"{n}{long}")
+        message(long, kind=kind, category=f"{n}{long[:5000]}", model=f"{n}{long[:5000]}")
         for n, kind in enumerate(["loop", "call"] * 150)
     ]
     changed = with_steps(diagnosis, row(1, {"loop": 150, "call": 150})).model_copy(update=huge)
@@ -231,9 +242,13 @@ def test_no_text_of_a_log_can_blow_the_page_up(collapsed: Loaded, tmp_path: Path
     assert len(html) < 4_000_000
     assert "And 6940 more." in page.text
     assert len(page.data()["names"]["category"]) == pages.CHOICES + 1
-    assert max(len(before + span + after) for *_, before, span, after in (
-        shown[:9] for shown in page.messages()
-    )) < 3 * pages.LONGEST + 10
+    assert (
+        max(
+            len(before + span + after)
+            for *_, before, span, after in (shown[:9] for shown in page.messages())
+        )
+        < 3 * pages.LONGEST + 10
+    )
 
 
 def test_of_too_many_messages_every_kind_in_every_step_is_kept(
@@ -280,7 +295,9 @@ def test_figures_that_are_no_numbers_do_not_reach_the_page(
     judged = [message(step=1, reward=math.nan)]
     page, html = write(tmp_path, with_steps(collapsed[0], *rows), judged)
     assert page.messages()[0][11] is None
-    assert not re.search(r"\b(nan|inf)\b|NaN|Infinity", html.split("<script")[0].split("</style>")[1])
+    assert not re.search(
+        r"\b(nan|inf)\b|NaN|Infinity", html.split("<script")[0].split("</style>")[1]
+    )
     page.data()
 
 

@@ -47,7 +47,11 @@ def opened(browser: Browser) -> Iterator[Open]:
     contexts = []
 
     def look(file: Path, **options: Any) -> Page:
-        defaults: dict[str, Any] = {"viewport": {"width": 1200, "height": 900}, "offline": True, "reduced_motion": "reduce"}
+        defaults: dict[str, Any] = {
+            "viewport": {"width": 1200, "height": 900},
+            "offline": True,
+            "reduced_motion": "reduce",
+        }
         context = browser.new_context(**(defaults | options))
         contexts.append(context)
         page = context.new_page()
@@ -136,10 +140,10 @@ def test_filters_leave_what_they_name(opened: Open, one: Path, collapsed: Loaded
     expect(page.locator("#a .count")).to_contain_text(f"{len(left)} of {len(messages)}")
     page.get_by_role("button", name="Clear").click()
     choose(page, "step", "all")
-    page.get_by_label("Text").fill("READ_message")
+    page.get_by_role("searchbox", name="Text").fill("READ_message")
     left = [message for message in messages if "read_message" in message.text]
     expect(page.locator("#a .count")).to_contain_text(f"{len(left)} of {len(messages)}")
-    page.get_by_label("Text").fill("nothing like that")
+    page.get_by_role("searchbox", name="Text").fill("nothing like that")
     expect(page.locator("#a .count")).to_contain_text(f"0 of {len(messages)}")
     expect(page.locator("#a .message")).to_have_count(0)
 
@@ -196,7 +200,9 @@ def test_hostile_messages_are_shown_and_do_nothing(
 ) -> None:
     diagnosis, messages = collapsed
     bad = [
-        replace(m, text=text, rollout=text, category=text, model=f"{text[:99]}{n % 2}", start=0, end=9)
+        replace(
+            m, text=text, rollout=text, category=text, model=f"{text[:99]}{n % 2}", start=0, end=9
+        )
         for n, m in enumerate(in_step(messages, ONSET))
     ]
     excerpt = diagnosis.first_wrong and diagnosis.first_wrong.model_copy(update={"excerpt": text})
@@ -208,7 +214,7 @@ def test_hostile_messages_are_shown_and_do_nothing(
     page.locator("#a select[name=model]").select_option(index=1)
     expect(page.locator("#a .message").first).to_be_visible()
     shown = str(page.locator("#a .message pre").first.text_content())
-    assert shown.rstrip("…") == visible(text)[: len(shown)].rstrip("…")
+    assert shown.rstrip("…") == visible(text, len(text))[: len(shown)].rstrip("…")
     assert page.evaluate("window.owned") is None
     assert page.locator("main img, main script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -221,7 +227,9 @@ def test_without_javascript_verdict_curves_and_table_are_there(
     expect(page.get_by_role("heading", name=collapsed[0].verdict.headline)).to_be_visible()
     assert page.locator("#a .track.states clipPath").nth(2).locator("rect").count() == 60
     page.get_by_text("The same as a table").click()
-    expect(page.get_by_role("row", name=re.compile("^16 48 0.0208 283 54% 41% 5% unreadable call, "))).to_be_visible()
+    expect(
+        page.get_by_role("row", name=re.compile("^16 48 0.0208 283 54% 41% 5% unreadable call, "))
+    ).to_be_visible()
     expect(page.get_by_text("Reading single messages needs JavaScript")).to_be_visible()
     expect(page.locator("#a form")).to_be_hidden()
 
@@ -231,9 +239,7 @@ def test_two_runs_move_together_and_open_the_nearest_step(opened: Open, two: Pat
     click_step(page, 21, "a")
     expect(page.locator("#a .count")).to_contain_text("of step 21")
     expect(page.locator("#b .count")).to_contain_text(re.compile("of step 2[02]"))
-    tops = [
-        page.locator(f"#{run} section.timeline h2").bounding_box() for run in ("a", "b")
-    ]
+    tops = [page.locator(f"#{run} section.timeline h2").bounding_box() for run in ("a", "b")]
     assert tops[0] is not None
     assert tops[1] is not None
     assert tops[0]["y"] == tops[1]["y"]

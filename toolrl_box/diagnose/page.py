@@ -78,16 +78,20 @@ def write_page(
     ]
     style, script = _beside("page.css"), _beside("page.js")
     title = " against ".join(run.name for run, _ in both)
-    html = _environment().get_template("page.html.j2").render(
-        title=f"{title}: {diagnosis.verdict.headline}",
-        runs=runs,
-        style=style,
-        script=script,
-        policy=f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}",
-        written_by=diagnosis.written_by,
-        flag_rows=max(len(timeline.flags) for timeline in drawn),
-        rows=ROWS,
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=f"{title}: {diagnosis.verdict.headline}",
+            runs=runs,
+            style=style,
+            script=script,
+            policy=f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+            f"style-src {_hash(style)}; script-src {_hash(script)}",
+            written_by=diagnosis.written_by,
+            flag_rows=max(len(timeline.flags) for timeline in drawn),
+            rows=ROWS,
+        )
     )
     with writing(output):
         write_atomic(output, html.encode())
@@ -147,7 +151,9 @@ class _Kept:
     seen: int
 
 
-def _run(key: str, run: Diagnosis, messages: Iterable[Judged], timeline: Timeline) -> dict[str, Any]:
+def _run(
+    key: str, run: Diagnosis, messages: Iterable[Judged], timeline: Timeline
+) -> dict[str, Any]:
     """Everything that the template shows of one run."""
     kept = _keep(timeline.columns, messages)
     tone, name = words.TONES[run.verdict.name]

@@ -15,6 +15,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from toolrl_box.diagnose.diagnosis import Diagnosis, StepRow
 from toolrl_box.diagnose.words import STATES, kind_name, signal_name, state_name
@@ -138,7 +139,7 @@ class _Across:
     def of(cls, runs: Iterable[Sequence[Column]]) -> _Across:
         middles = [[_middle(c) for c in columns if c.first is not None] for columns in runs]
         every = [x for run in middles for x in run] or [0.0]
-        gaps = [b - a for run in middles for a, b in zip(run, run[1:], strict=False)]
+        gaps = [b - a for run in middles for a, b in pairwise(run)]
         return cls(min(every), max(every), min((gap for gap in gaps if gap > 0), default=1.0))
 
     def __call__(self, step: float) -> float:
@@ -253,7 +254,8 @@ def _mean(weighted: Sequence[tuple[float | None, int]]) -> float | None:
 
 
 def _middle(column: Column) -> float:
-    assert column.first is not None and column.last is not None
+    assert column.first is not None
+    assert column.last is not None
     return (column.first + column.last) / 2
 
 
