@@ -19,10 +19,11 @@ import pytest
 
 from toolrl_box.diagnose import page as pages
 from toolrl_box.diagnose import words
+from toolrl_box.diagnose.columns import COLUMNS, columns
 from toolrl_box.diagnose.diagnosis import DamagedLine, Diagnosis, InputFile, StepRow, Unjudged
 from toolrl_box.diagnose.page import visible, write_page
 from toolrl_box.diagnose.records import Judged, Origin
-from toolrl_box.diagnose.timeline import COLUMNS, columns, timelines
+from toolrl_box.diagnose.timeline import timelines
 from toolrl_box.errors import RunFolderError
 from toolrl_box.probe.states import KINDS
 from toolrl_box.types import STATES

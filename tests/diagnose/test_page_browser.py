@@ -213,8 +213,9 @@ def test_hostile_messages_are_shown_and_do_nothing(
     choose(page, "step", "all")
     page.locator("#a select[name=model]").select_option(index=1)
     expect(page.locator("#a .message").first).to_be_visible()
-    shown = str(page.locator("#a .message pre").first.text_content())
-    assert shown.rstrip("…") == visible(text, len(text))[: len(shown)].rstrip("…")
+    shown = str(page.locator("#a .message pre").first.text_content()).rstrip("…")
+    assert visible(text, len(text)).startswith(shown)
+    assert len(shown) >= min(len(text), 1000)
     assert page.evaluate("window.owned") is None
     assert page.locator("main img, main script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

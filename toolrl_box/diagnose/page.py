@@ -33,9 +33,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from toolrl_box.diagnose import words
+from toolrl_box.diagnose.columns import HEALTHY, Column
 from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.records import Judged
-from toolrl_box.diagnose.timeline import HEALTHY, Column, Timeline, figure, percent, timelines
+from toolrl_box.diagnose.timeline import Timeline, figure, percent, timelines
 from toolrl_box.durable import write_atomic, writing
 
 MESSAGES = 50_000
