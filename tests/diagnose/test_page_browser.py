@@ -18,6 +18,7 @@ from toolrl_box.diagnose.records import Judged
 
 Loaded = tuple[Diagnosis, list[Judged]]
 ONSET = 16
+expect.set_options(timeout=30_000)  # a busy machine is slow, and that is no failure
 Open = Callable[..., Page]
 
 
@@ -55,7 +56,7 @@ def opened(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(**(defaults | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda line: complaints.append(f"console: {line.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
