@@ -2,7 +2,7 @@
 
     python benchmarks/page.py [--messages 50000] [--characters 500] [--repeats 5] [--browser PATH]
 
-Takes the messages of ``tests/diagnose/collapsed.json`` again and again, followed by random digits
+Takes the messages of ``tests/data/collapsed.json`` again and again, followed by random digits
 up to so many characters, which compress badly, and gives them to 60 steps. Prints seconds and size
 of writing, then the medians of a headless Chromium that opens the file: first contentful paint,
 the timeline answering, the first step's messages shown; then another step, and all steps at once.
@@ -28,9 +28,9 @@ from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.page import write_page
 from toolrl_box.diagnose.records import Judged
 
-FIXTURE = Path(__file__).parent.parent / "tests" / "diagnose"
-sys.path.insert(0, str(FIXTURE))
-from collapsed import load  # noqa: E402
+DATA = Path(__file__).parent.parent / "tests" / "data"
+sys.path.insert(0, str(DATA))
+from make_collapsed import load  # noqa: E402
 
 NAMES = ("first paint", "timeline answers", "messages shown", "another step", "all steps")
 
@@ -38,7 +38,7 @@ NAMES = ("first paint", "timeline answers", "messages shown", "another step", "a
 def many(count: int, characters: int) -> tuple[Diagnosis, list[Judged]]:
     """The real run with ``count`` messages, as many in each step."""
     rng = random.Random(0)
-    diagnosis, few = load(FIXTURE / "collapsed.json")
+    diagnosis, few = load(DATA / "collapsed.json")
     steps = [row.step for row in diagnosis.steps if row.messages]
     messages = [
         replace(
@@ -77,7 +77,8 @@ def open_once(browser: Browser, file: Path) -> list[float]:
       const field = document.querySelector(`#a form [name=${name}]`);
       const status = document.querySelector('#a .count');
       const begin = performance.now();
-      const shown = new Promise((done) => new MutationObserver(done).observe(status, {childList: true}));
+      const observe = (done) => new MutationObserver(done).observe(status, {childList: true});
+      const shown = new Promise(observe);
       field.value = value;
       field.dispatchEvent(new Event('input', {bubbles: true}));
       await shown;

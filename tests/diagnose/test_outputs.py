@@ -52,7 +52,7 @@ def evil(logs: Logs) -> Session:
 
 
 @pytest.fixture(scope="module")
-def collapsed(logs: Logs) -> Session:
+def fallen(logs: Logs) -> Session:
     return logs.session(
         logs.run(
             broken=lambda step: 0.75 * (step >= 20),
@@ -77,8 +77,8 @@ def test_the_terminal_shows_no_escape_sequence_and_reads_no_markup(evil: Session
     assert "[bold]red[/bold]" in shown
 
 
-def test_the_terminal_tells_verdict_onset_and_advice(collapsed: Session) -> None:
-    shown = printed(collapsed.diagnosis("run"))
+def test_the_terminal_tells_verdict_onset_and_advice(fallen: Session) -> None:
+    shown = printed(fallen.diagnosis("run"))
     assert shown.startswith("structural_collapse")
     assert "healthy at step 20" in shown
     assert "Lower the learning rate first" in shown
@@ -129,11 +129,11 @@ def test_the_committed_schema_is_that_of_the_model() -> None:
 
 
 def test_every_diagnosis_follows_the_schema_and_comes_back_equal(
-    evil: Session, collapsed: Session, logs: Logs
+    evil: Session, fallen: Session, logs: Logs
 ) -> None:
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    for session in (evil, collapsed, logs.session(logs.scalars(12, kl=lambda step: 0.1))):
+    for session in (evil, fallen, logs.session(logs.scalars(12, kl=lambda step: 0.1))):
         diagnosis = session.diagnosis("x")
         text = outputs.to_json(diagnosis)
         jsonschema.validate(json.loads(text), schema)
@@ -150,11 +150,11 @@ def result(session: Session, name: str = "run") -> outputs.Result:
 
 
 def test_the_folder_holds_everything_and_may_be_written_again(
-    collapsed: Session, logs: Logs, tmp_path: Path
+    fallen: Session, logs: Logs, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
     for _ in range(2):
-        outputs.write(folder, result(collapsed), logs.run(), tool_format=None)
+        outputs.write(folder, result(fallen), logs.run(), tool_format=None)
     assert {path.name for path in folder.iterdir()} == {
         *("index.html", "report.md", "diagnosis.json", "states.csv", "failed_prompts.jsonl"),
         *("states.png", "states.svg", "reward.png", "reward.svg", "signals.png", "signals.svg"),
@@ -162,30 +162,30 @@ def test_the_folder_holds_everything_and_may_be_written_again(
     assert (folder / "states.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_pictures_are_the_same_bytes_again(collapsed: Session, tmp_path: Path) -> None:
+def test_pictures_are_the_same_bytes_again(fallen: Session, tmp_path: Path) -> None:
     made = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        outputs.figures.draw(collapsed.diagnosis("x"), tmp_path / name)
+        outputs.figures.draw(fallen.diagnosis("x"), tmp_path / name)
         made.append([p.read_bytes() for p in sorted((tmp_path / name).iterdir())])
     assert made[0] == made[1]
 
 
 def test_a_folder_of_other_things_is_refused_and_left_alone(
-    collapsed: Session, tmp_path: Path
+    fallen: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match=r"is not empty \(it holds thesis.tex\)"):
-        outputs.write(tmp_path, result(collapsed), (), tool_format=None)
+        outputs.write(tmp_path, result(fallen), (), tool_format=None)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     (tmp_path / "diagnosis.json").write_text('{"written_by": "someone"}')
     with pytest.raises(ConfigError, match="no earlier diagnosis"):
         outputs.check_folder(tmp_path)
 
 
-def test_two_runs_are_compared(collapsed: Session, logs: Logs) -> None:
+def test_two_runs_are_compared(fallen: Session, logs: Logs) -> None:
     healthy = logs.session(logs.run()).diagnosis("other")
-    both = compare(collapsed.diagnosis("run"), healthy)
+    both = compare(fallen.diagnosis("run"), healthy)
     rows = {row.what: (row.here, row.there) for row in both.differences}
     assert rows["verdict"] == ("structural_collapse", "healthy")
     assert rows["onset of healthy"][1] == "–"
@@ -249,8 +249,8 @@ def unzipped(path: Path) -> dict[str, str]:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
-def test_a_bundle_names_nobody(collapsed: Session, tmp_path: Path) -> None:
-    found = result(collapsed, "secret-run")
+def test_a_bundle_names_nobody(fallen: Session, tmp_path: Path) -> None:
+    found = result(fallen, "secret-run")
     bundle.write_bundle(tmp_path / "b.zip", found.diagnosis, found.examples, drop_texts=False)
     files = unzipped(tmp_path / "b.zip")
     assert set(files) == {
@@ -275,9 +275,9 @@ def test_a_bundle_without_texts_holds_none(evil: Session, tmp_path: Path) -> Non
 
 
 def test_the_same_log_gives_the_same_bundle_and_another_log_other_hashes(
-    collapsed: Session, logs: Logs, tmp_path: Path
+    fallen: Session, logs: Logs, tmp_path: Path
 ) -> None:
-    found = result(collapsed)
+    found = result(fallen)
     for name in ("a", "b"):
         bundle.write_bundle(tmp_path / name, found.diagnosis, found.examples, drop_texts=False)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -13,6 +13,7 @@ const PAGE = 25; // messages shown at once
 const ALL = "all";
 const SHARED = ["state", "kind", "category", "model"];
 const runs = [];
+const loaded = new Promise((done) => document.addEventListener("DOMContentLoaded", done));
 
 function make(tag, text, className) {
   const element = document.createElement(tag);
@@ -149,6 +150,7 @@ class Run {
   }
 
   async messages(wanted) {
+    await loaded;
     const { columns } = this.data;
     const needed = wanted === ALL ? columns.map((column) => column.pack) : [columns[wanted].pack];
     for (const number of new Set(needed)) {
@@ -227,7 +229,7 @@ class Run {
     const text = card.querySelector("pre");
     text.append(before);
     if (!sound.includes(state)) {
-      text.append(span ? make("mark", span) : make("mark", "here", "gap"));
+      text.append(make("mark", span, span ? "" : "gap"));
     }
     text.append(after);
     return card;
@@ -292,7 +294,7 @@ listenToTheme();
 for (const article of document.querySelectorAll("article.run")) runs.push(new Run(article.id));
 performance.mark("toolrl-ready");
 // The packs come after this script, so that the verdict shows before they are read.
-document.addEventListener("DOMContentLoaded", async () => {
+loaded.then(async () => {
   const [first] = runs;
   await Promise.all(runs.map((run) => run.open(counterpart(first, run, first.at, hasMessages) ?? run.at)));
   performance.mark("toolrl-open");

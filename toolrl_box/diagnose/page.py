@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,9 +33,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from toolrl_box.diagnose import words
+from toolrl_box.diagnose.columns import HEALTHY, Column
 from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.records import Judged
-from toolrl_box.diagnose.timeline import HEALTHY, Column, Timeline, figure, percent, timelines
+from toolrl_box.diagnose.timeline import Timeline, figure, percent, timelines
 from toolrl_box.durable import write_atomic, writing
 
 MESSAGES = 50_000
@@ -211,11 +212,12 @@ def _start(run: Diagnosis, columns: Sequence[Column]) -> int:
     step = run.onsets[0].step if run.onsets else None
     if step is None and run.first_wrong is not None:
         step = run.first_wrong.step
-    if step is not None:
-        for index, column in enumerate(columns):
-            if column.last is not None and column.last >= step and column.messages:
-                return index
     filled = [index for index, column in enumerate(columns) if column.messages]
+    if step is not None:
+        for index in filled:
+            last = columns[index].last
+            if last is not None and last >= step:
+                return index
     return filled[-1] if filled else 0
 
 
@@ -224,14 +226,14 @@ def _keep(columns: Sequence[Column], messages: Iterable[Judged]) -> _Kept:
     each = _each(columns)
     expected = max(min(MESSAGES, sum(column.messages for column in columns)), 1)
     margin = min(max(TEXT // (3 * expected), SHORTEST), LONGEST)
-    ends = [column.last for column in columns if column.last is not None]
+    starts = [column.first for column in columns if column.first is not None]
     names = {name: _Names() for name in (*FILTERS, "file")}
     taken: Counter[tuple[int, str]] = Counter()
     rows: list[list[str]] = [[] for _ in columns]
     seen = total = 0
     for message in messages:
         seen += 1
-        column = _place(message.step, columns, ends)
+        column = _place(message.step, columns, starts)
         if column is None or total >= MESSAGES:
             continue
         taken[column, message.kind] += 1
@@ -263,13 +265,12 @@ def _each(columns: Sequence[Column]) -> int | None:
     return low
 
 
-def _place(step: int | None, columns: Sequence[Column], ends: Sequence[int]) -> int | None:
-    """The column of a step; None for one that the diagnosis does not have."""
+def _place(step: int | None, columns: Sequence[Column], starts: Sequence[int]) -> int | None:
+    """The column of a step: the last that begins at or before it, because a row of the diagnosis
+    may stand for several steps. None where there is no column of that sort."""
     if step is None:
-        return len(ends) if len(columns) > len(ends) else None
-    index = bisect_left(ends, step)
-    first = columns[index].first if index < len(ends) else None
-    return index if first is not None and first <= step else None
+        return len(starts) if len(columns) > len(starts) else None
+    return max(bisect_right(starts, step) - 1, 0) if starts else None
 
 
 def _encode(column: int, message: Judged, names: Mapping[str, _Names], margin: int) -> str:

@@ -2,8 +2,7 @@
 
 Input: the :class:`StepRow` of each run. Output: one :class:`Timeline` a run, with the same tracks
 and scales for all, for a template to draw as SVG. Horizontal positions are percentages, so that a
-drawing fits every width; vertical ones are pixels. A run with more than COLUMNS steps is drawn
-with several steps a column: counts are added, rewards weighted by rollouts, figures averaged.
+drawing fits every width; vertical ones are pixels.
 
 Left out: mark-up and colours (the template's and the style sheet's), and any judgement.
 """
@@ -13,58 +12,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from toolrl_box.diagnose.diagnosis import Diagnosis, StepRow
+from toolrl_box.diagnose.columns import HEALTHY, Column, columns, is_sound
+from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.words import STATES, kind_name, signal_name, state_name
 from toolrl_box.probe.states import KINDS
 
-COLUMNS = 400
-"""At most so many columns a run."""
 TROUBLES = 6
 """Kinds of broken messages with a track of their own."""
 FIGURES = ("entropy", "kl", "grad_norm", "response_length")
 """Scalars with a track of their own, where the log has them."""
 SPREAD = 30.0
 """Greatest over median from which a positive figure is drawn on a logarithmic scale."""
-HEALTHY = ("healthy_call", "healthy_response")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """Consecutive steps drawn as one; ``first`` and ``last`` are None where the log has no step."""
-
-    first: int | None
-    last: int | None
-    rollouts: int
-    messages: int
-    reward: float | None
-    reward_std: float | None
-    length: float | None
-    states: Mapping[str, int]
-    kinds: Mapping[str, int]
-    scalars: Mapping[str, float]
-
-    @property
-    def label(self) -> str:
-        if self.first is None:
-            return "no step"
-        return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
-
-    def state_share(self, *names: str) -> float | None:
-        """Share of the judged messages in the named states; None when there is none."""
-        judged = sum(self.states.values())
-        return sum(self.states.get(name, 0) for name in names) / judged if judged else None
-
-    def kind_share(self, kind: str) -> float | None:
-        judged = sum(self.kinds.values())
-        return self.kinds.get(kind, 0) / judged if judged else None
-
-    def worst_kind(self) -> str | None:
-        """The most frequent kind of broken message."""
-        broken = {kind: count for kind, count in self.kinds.items() if not is_sound(kind)}
-        return max(broken, key=lambda kind: (broken[kind], kind)) if any(broken.values()) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +100,7 @@ class _Across:
     def of(cls, runs: Iterable[Sequence[Column]]) -> _Across:
         middles = [[_middle(c) for c in columns if c.first is not None] for columns in runs]
         every = [x for run in middles for x in run] or [0.0]
-        gaps = [b - a for run in middles for a, b in zip(run, run[1:], strict=False)]
+        gaps = [b - a for run in middles for a, b in pairwise(run)]
         return cls(min(every), max(every), min((gap for gap in gaps if gap > 0), default=1.0))
 
     def __call__(self, step: float) -> float:
@@ -199,19 +161,6 @@ def timelines(runs: Sequence[Diagnosis]) -> list[Timeline]:
     ]
 
 
-def columns(rows: Sequence[StepRow], limit: int = COLUMNS) -> tuple[Column, ...]:
-    """The rows in order of step, merged to at most ``limit`` columns; those without a step last."""
-    dated = sorted((row for row in rows if row.step is not None), key=lambda row: row.step or 0)
-    size = math.ceil(len(dated) / limit) or 1
-    packs = [dated[at : at + size] for at in range(0, len(dated), size)]
-    undated = [row for row in rows if row.step is None]
-    return tuple(_merge(pack) for pack in (*packs, undated) if pack)
-
-
-def is_sound(kind: str) -> bool:
-    return KINDS.get(kind) in HEALTHY
-
-
 def figure(value: float | None) -> str:
     """A number for people: three significant digits, none where nothing was measured."""
     if value is None or not math.isfinite(value):
@@ -225,35 +174,9 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}%"
 
 
-def _merge(rows: Sequence[StepRow]) -> Column:
-    states: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    for row in rows:
-        states.update(row.states)
-        kinds.update(row.kinds)
-    names = dict.fromkeys(name for row in rows for name in row.scalars)
-    scalars = {name: _mean([(row.scalars.get(name), 1) for row in rows]) for name in names}
-    return Column(
-        first=rows[0].step,
-        last=rows[-1].step,
-        rollouts=sum(row.rollouts for row in rows),
-        messages=sum(row.messages for row in rows),
-        reward=_mean([(row.reward, row.rollouts) for row in rows]),
-        reward_std=_mean([(row.reward_std, row.rollouts) for row in rows]),
-        length=_mean([(row.length, row.rollouts) for row in rows]),
-        states=dict(states),
-        kinds=dict(kinds),
-        scalars={name: value for name, value in scalars.items() if value is not None},
-    )
-
-
-def _mean(weighted: Sequence[tuple[float | None, int]]) -> float | None:
-    known = [(v, max(n, 1)) for v, n in weighted if v is not None and math.isfinite(v)]
-    return sum(v * n for v, n in known) / sum(n for _, n in known) if known else None
-
-
 def _middle(column: Column) -> float:
-    assert column.first is not None and column.last is not None
+    assert column.first is not None
+    assert column.last is not None
     return (column.first + column.last) / 2
 
 
@@ -280,7 +203,7 @@ def _timeline(
 ) -> Timeline:
     dated = [column for column in of_run if column.first is not None]
     x = tuple(across(_middle(column)) for column in dated)
-    both = [c for columns in every for c in columns if c.first is not None]
+    both = [c for of_one in every for c in of_one if c.first is not None]
     tracks = [_curve("reward", dated, x, [c.reward for c in both], [c.reward for c in dated], 92)]
     if any("success" in column.scalars for column in both):
         of_both = [column.scalars.get("success") for column in both]

@@ -1,6 +1,6 @@
 """Makes ``collapsed.json``: a diagnosis and messages of a run of ours that really collapsed.
 
-    python tests/diagnose/collapsed.py RUN_DIR [--each 10] [--output tests/diagnose/collapsed.json]
+    python tests/data/make_collapsed.py RUN_DIR [--each 7] [--output tests/data/collapsed.json]
 
 States, spans, rewards and scalars are what the run logged; onset and verdict are those of the
 report's rules. The file keeps the messages of the first ``each`` of every step; the counts of the
@@ -247,8 +247,8 @@ def load(path: Path) -> tuple[Diagnosis, list[Judged]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--each", type=int, default=10)
-    parser.add_argument("--output", type=Path, default=Path("tests/diagnose/collapsed.json"))
+    parser.add_argument("--each", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=Path("tests/data/collapsed.json"))
     arguments = parser.parse_args()
     run = RunLog.open(arguments.run)
     messages = list(judged(run))
