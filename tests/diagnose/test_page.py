@@ -191,6 +191,8 @@ def hostile(diagnosis: Diagnosis) -> Diagnosis:
 
     spoiled = spoil(diagnosis.model_dump(mode="json"))
     spoiled["verdict"]["name"] = diagnosis.verdict.name
+    for row in spoiled["affected"]:
+        row["by"] = "category"
     spoiled["damaged"], spoiled["damage"] = 1, [{"file": HOSTILE, "line": 1, "reason": HOSTILE}]
     for step in spoiled["steps"]:
         step["kinds"][HOSTILE] = step["states"][HOSTILE] = 3

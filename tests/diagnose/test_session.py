@@ -204,7 +204,7 @@ def test_exit_code_3_is_for_the_named_verdicts_only(log: Path) -> None:
         (["--format", "verll"], "unknown log format 'verll'; did you mean 'verl'?"),
         (["--drop-texts"], "--drop-texts is for --bundle FILE.zip"),
         (["--bundle", "/nowhere/b.zip"], "there is no folder /nowhere"),
-        (["--against", "/nowhere"], "/nowhere does not exist"),
+        (["--against", "/nowhere"], "/nowhere cannot be read"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -83,8 +83,8 @@ class Onset(_Part):
     method: str
     checked_by: str | None
     agree: bool | None
-    before: float
-    after: float
+    before: float | None = None
+    after: float | None = None
 
 
 class Place(_Part):

@@ -86,7 +86,7 @@ def onset_line(onset: Onset) -> str:
     check = ""
     if onset.checked_by is not None:
         check = f"; {onset.checked_by} {'agrees' if onset.agree else 'differs'}"
-    change = f"{onset.before:.3g} before, {onset.after:.3g} after"
+    change = f"{_figure(onset.before)} before, {_figure(onset.after)} after"
     return f"{onset.signal.replace('_', ' ')} at step {onset.step} ({where}; {change}{check})"
 
 
