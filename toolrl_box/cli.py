@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from toolrl_box.errors import ConfigError, ToolRLError, lookup
 if TYPE_CHECKING:
     from toolrl_box.ablate import Cell
     from toolrl_box.config import RunConfig
+    from toolrl_box.team import Team
 
 USER_ERROR = 2
 RUNS = Path("runs")
@@ -91,9 +93,16 @@ def run(
     from toolrl_box.interrupts import Interrupts
     from toolrl_box.progress import Display, silence
     from toolrl_box.runlog import RunLog
+    from toolrl_box.team import join
 
     settings = load(config, sets or (), options)
+    if resume is not None:
+        settings = parse(RunLog.open(resume).config)
     _check_names(settings)
+    team = join(settings.processes)
+    if not team.main:
+        _follow(settings, team)
+        return
     run_dir = resume or output_dir or _free_folder(settings)
     ended = "aborted"
     with Interrupts() as interrupts, Display(console) as display, suppress(KeyboardInterrupt):
@@ -102,9 +111,10 @@ def run(
 
         watch = lab.Watch(display.begin, display.show, interrupts.asked, display.note)
         if resume is None:
-            ended = lab.start(settings, run_dir, watch)
+            ended = lab.start(settings, run_dir, watch, team)
         else:
-            ended = lab.resume(run_dir, watch)
+            ended = lab.resume(run_dir, watch, team)
+    team.leave()
     if ended != "done":
         _say(f"{ended}; go on with: toolrl run --resume {run_dir}")
         raise typer.Exit(interrupts.exit_code)
@@ -116,6 +126,21 @@ def run(
         _say(f"run: {run_dir}")
     else:
         report(run_dir)
+
+
+def _follow(settings: RunConfig, team: Team) -> None:
+    """One of several processes that is not the main one: it says nothing, and leaves signals,
+    which torchrun sends to all, to that one."""
+    from toolrl_box.interrupts import SIGNALS
+    from toolrl_box.progress import silence
+
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    silence()
+    from toolrl_box import lab
+
+    lab.follow(settings, team)
+    team.leave()
 
 
 @app.command()
@@ -402,6 +427,9 @@ def base_build(
         float | None,
         typer.Option(min=0, max=1, help="search: share that searches without examples. [0.01]"),
     ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Hidden size; twice that between layers. [128]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train a base of an embedded model by its recipe (minutes) and measure it."""
@@ -410,7 +438,7 @@ def base_build(
     silence()
     from toolrl_box.base import build, recipe_for
 
-    recipe = recipe_for(world, seed, noise=noise, gate=gate)
+    recipe = recipe_for(world, seed, noise=noise, gate=gate, width=width)
     with UpdateBar(console) as bar:
         success = build(recipe, output, bar.show)
     for name, share in success.items():
