@@ -3,26 +3,22 @@
     torchrun --nproc_per_node 2 tests/processes.py FOLDER CONFIG.yaml…
 
 Each config becomes FOLDER/<its name>. A config named ``stop`` is stopped after its second step and
-resumed; one named ``lost`` loses its second process in the first step.
+resumed.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from toolrl_box import lab, team
 from toolrl_box.config import load
-from toolrl_box.errors import TeamError
 
 
 def main(folder: Path, configs: list[Path]) -> None:
     mates = team.join(2)
     for path in configs:
         config, run_dir = load(path), folder / path.stem
-        if path.stem == "lost" and not mates.main:
-            os._exit(9)
         if not mates.main:
             for _ in range(2 if path.stem == "stop" else 1):
                 lab.follow(config, mates)
@@ -34,11 +30,7 @@ def main(folder: Path, configs: list[Path]) -> None:
             steps += 1
             return name == "stop" and steps == 2
 
-        try:
-            ended = lab.start(config, run_dir, lab.Watch(should_stop=tired), mates)
-        except TeamError as error:
-            (folder / "told").write_text(str(error))
-            os._exit(3)
+        ended = lab.start(config, run_dir, lab.Watch(should_stop=tired), mates)
         if ended == "stopped":
             assert lab.resume(run_dir, team=mates) == "done"
     mates.leave()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,11 +45,29 @@ KNOBS: dict[str, dict[str, object]] = {
 }
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
 def torchrun(folder: Path, configs: list[Path]) -> subprocess.CompletedProcess[str]:
     script = Path(__file__).with_name("processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--standalone", str(script), str(folder), *map(str, configs)]
+    command = [*TORCHRUN, str(script), str(folder), *map(str, configs)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def rank(pid: int) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(pair.partition("=")[::2] for pair in variables)["RANK"]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
 
 
 def written(folder: Path, name: str, values: dict[str, object]) -> Path:
@@ -102,13 +124,35 @@ def test_a_run_says_how_many_processes_it_had_and_is_resumed_with_as_many(runs: 
         join(lab.config_of(folder).processes)
 
 
-def test_a_lost_process_ends_the_others_with_one_line(tiny_base: Path, tmp_path: Path) -> None:
-    values = SETTINGS | {"model": str(tiny_base), "scheme": "rl"}
-    done = torchrun(tmp_path, [written(tmp_path, "lost", values)])
-    assert done.returncode != 0
-    told = (tmp_path / "told").read_text()
-    assert "process 0 of 2 has lost contact" in told
-    assert "can be resumed" in told
+def test_a_lost_process_ends_the_others_with_one_line_and_the_run_goes_on(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    values = SETTINGS | {"model": str(tiny_base), "scheme": "rl", "steps": 400}
+    config, run_dir = written(tmp_path, "config", values), tmp_path / "run"
+    journal = run_dir / "journal.jsonl"
+    command = [*TORCHRUN, "-m", "toolrl_box.cli", "run"]
+    begun = subprocess.Popen(
+        [*command, "--config", str(config), "--output-dir", str(run_dir)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: checkpoints.complete_steps(run_dir)[1:])
+    (second,) = (pid for pid in children(begun.pid) if rank(pid) == "1")
+    os.kill(second, signal.SIGKILL)
+    _, told = begun.communicate(timeout=120)
+    assert begun.returncode != 0
+    assert "error: process 0 of 2 has lost contact with another one" in told
+    again = subprocess.Popen(
+        [*command, "--resume", str(run_dir)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    steps = len(checkpoints.complete_steps(run_dir))
+    wait_for(lambda: len(checkpoints.complete_steps(run_dir)) > steps)
+    assert journal.read_text().count('"start"') == 1
+    again.send_signal(signal.SIGTERM)
+    again.wait(timeout=120)
+    with RunLog.resume(run_dir) as log:  # nobody holds it any more
+        assert log.path == run_dir
 
 
 def test_batches_that_cannot_be_shared_are_refused(tiny_base: Path, tmp_path: Path) -> None:
