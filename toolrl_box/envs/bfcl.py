@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolrl_box.envs.bfcl_package import Record, check_installed, documents, records
-from toolrl_box.envs.bfcl_tools import FAILED, Toolbox
+from toolrl_box.envs.bfcl_tools import FAILED, Answer, Toolbox
 from toolrl_box.errors import ConfigError, unknown
 from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
 
@@ -38,7 +38,7 @@ SPLITS = ("train", "heldout", "bank")
 SYSTEM = "You are a helpful assistant."
 SUPPLIED = "I have updated some more functions you can choose from. What about now?"
 """The user's words with documents that were withheld: the leaderboard's."""
-UNREADABLE = FAILED + "the call cannot be read"
+UNREADABLE = Answer(FAILED + "the call cannot be read", carried_out=False, typed=True)
 
 EMPTY = "multi_turn:empty_turn_model_response"
 STATE = "multi_turn:instance_state_mismatch"
@@ -61,11 +61,12 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class BfclEnv:
     """``irrelevance``: a call in a turn without gold calls fails the episode (the package has that
-    check and does not use it). ``check_types``: arguments of another type than documented are
-    refused. ``call_seconds``: processor time of one call."""
+    check and does not use it). ``strict_types``: a call with an argument of another type than
+    documented is not carried out (the package carries it out, so verdicts may differ from its).
+    ``call_seconds``: processor time of one call."""
 
     irrelevance: bool = False
-    check_types: bool = True
+    strict_types: bool = False
     call_seconds: float = 0.5
 
     def __post_init__(self) -> None:
@@ -99,7 +100,7 @@ class BfclEnv:
             task.target["config"],
             long_context=task.category == "long_context",
             seconds=self.call_seconds,
-            check_types=self.check_types,
+            strict_types=self.strict_types,
         )
 
     def tasks(
@@ -175,7 +176,7 @@ class BfclEpisode:
         self._gold = self._world.toolbox(task)
         self._results: list[str] = []
         self._called = False
-        self._junk = 0
+        self._junk = self._mistyped = 0
         self.verdict = Verdict(None, 0)
         self._turn = 0
         return task.prompt
@@ -186,9 +187,10 @@ class BfclEpisode:
         answers = [self._tools.run(call) for call in message.calls]
         answers += [UNREADABLE] * (message.blocks - len(answers))
         self._called = True
-        self._results += answers
-        self._junk += sum(answer.startswith(FAILED) for answer in answers)
-        return Step(tuple(Message("tool", answer) for answer in answers))
+        self._results += [answer.text for answer in answers]
+        self._junk += sum(not answer.carried_out for answer in answers)
+        self._mistyped += sum(not answer.typed for answer in answers)
+        return Step(tuple(Message("tool", answer.text) for answer in answers))
 
     def _end_turn(self) -> Step:
         if self.verdict.error is None:
@@ -202,7 +204,7 @@ class BfclEpisode:
 
     def _judge(self) -> Verdict:
         calls = [ToolCall(name, arguments) for name, arguments in self._turns[self._turn]["calls"]]
-        due = [self._gold.run(call) for call in calls]
+        due = [self._gold.run(call).text for call in calls]
         error = None
         if not calls:
             error = IRRELEVANCE if self._world.irrelevance and self._called else None
@@ -219,4 +221,5 @@ class BfclEpisode:
             "success": float(self.verdict.error is None),
             "turns_passed": self.verdict.turn / len(self._turns),
             "junk_calls": float(self._junk),
+            "mistyped_calls": float(self._mistyped),
         }

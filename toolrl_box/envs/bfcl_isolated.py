@@ -76,11 +76,8 @@ class Posting(TwitterAPI):  # type: ignore[misc]
     """Lists of its own for a tweet without tags or mentions: the package stores its default
     arguments, and ``mention`` lengthens them for every later tweet of the process."""
 
-    def post_tweet(
-        self, content: str, tags: list[str] | None = None, mentions: list[str] | None = None
-    ) -> Any:
-        own = ([] if given is None else given for given in (tags, mentions))
-        return super().post_tweet(content, *own)
+    def post_tweet(self, content: str, **lists: list[str]) -> Any:
+        return super().post_tweet(content, **({"tags": [], "mentions": []} | lists))
 
 
 class Travel(TravelAPI):  # type: ignore[misc]
