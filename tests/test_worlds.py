@@ -24,7 +24,7 @@ def made(name: str) -> tuple[RunConfig, World]:
 @every_world
 def test_a_world_says_what_it_has(name: str) -> None:
     config, world = made(name)
-    assert {"train", "heldout", "bank", "ood"} <= set(world.splits)
+    assert {"train", "heldout", "bank"} <= set(world.splits)
     assert set(world.train_categories) <= set(world.categories)
     assert set(world.formats) <= set(ALL_FORMATS)
     assert config.format == world.formats[0]

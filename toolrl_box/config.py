@@ -235,6 +235,14 @@ WORLD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "rollout.max_tokens": 1536,
         "rollout.max_observation_tokens": 256,
     },
+    # arXiv 2606.26027: prompts of 3 to 8 thousand tokens, as many again for the dialogue.
+    "bfcl": {
+        "rollout.max_new_tokens": 2048,
+        "rollout.max_messages": 30,
+        "rollout.max_tokens": 16384,
+        "rollout.max_observation_tokens": 1024,
+        "eval.ood": False,  # no foreign content here, and long contexts
+    },
 }
 
 

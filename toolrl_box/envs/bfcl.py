@@ -24,7 +24,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolrl_box.envs.bfcl_package import Record, check_installed, documents, records
@@ -35,10 +35,16 @@ from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 TRAIN_CATEGORIES = ("base", "miss_func", "miss_param")
 SPLITS = ("train", "heldout", "bank")
+HALF = 100
+"""Tasks of each category in the training half, and in the other."""
 SYSTEM = "You are a helpful assistant."
 SUPPLIED = "I have updated some more functions you can choose from. What about now?"
 """The user's words with documents that were withheld: the leaderboard's."""
 UNREADABLE = Answer(FAILED + "the call cannot be read", carried_out=False, typed=True)
+
+ASK = "Something that I need for this is missing. Could you tell me the details?"
+REFUSE = "I cannot do this with the functions that I have."
+"""Gold's texts where it calls nothing: an argument was left out, or no function serves."""
 
 EMPTY = "multi_turn:empty_turn_model_response"
 STATE = "multi_turn:instance_state_mismatch"
@@ -93,13 +99,13 @@ class BfclEnv:
     def __call__(self) -> BfclEpisode:
         return BfclEpisode(self)
 
-    def toolbox(self, task: Task) -> Toolbox:
-        """Fresh tools in the task's initial state."""
+    def toolbox(self, task: Task, *, trusted: bool = False) -> Toolbox:
+        """Fresh tools in the task's initial state. ``trusted``: for gold, whose calls all end."""
         return Toolbox(
             task.target["classes"],
             task.target["config"],
             long_context=task.category == "long_context",
-            seconds=self.call_seconds,
+            seconds=None if trusted else self.call_seconds,
             strict_types=self.strict_types,
         )
 
@@ -140,7 +146,7 @@ class BfclEnv:
             Message("user", turn["user"], tools=tuple(specs[name] for name in turn["tools"]))
             for turn in turns
         ]
-        task = Task(
+        blank = Task(
             id=record.id,
             category=category,
             tools=tuple(spec for name, spec in specs.items() if name not in withheld),
@@ -148,11 +154,28 @@ class BfclEnv:
             gold=(),
             target={"classes": list(record.classes), "config": record.config, "turns": turns},
         )
-        return task
+        return replace(blank, gold=tuple(self._play(blank, record, users)))
+
+    def _play(self, task: Task, record: Record, users: Sequence[Message]) -> Iterator[Message]:
+        """The gold dialogue: one call a message, because later arguments come from earlier results;
+        what the tools really answer; a closing text that ends each user turn."""
+        tools = self.toolbox(task, trusted=True)
+        for turn, calls in enumerate(record.calls):
+            if turn:
+                yield users[turn]
+            for call in calls:
+                yield Message("assistant", "", (call,))
+                yield Message("tool", tools.run(call).text)
+            yield Message("assistant", closing(task.category, calls, last=turn + 1 == len(users)))
 
 
-HALF = 100
-"""Tasks of a category in the training half, and in the other."""
+def closing(category: str, calls: Sequence[ToolCall], *, last: bool) -> str:
+    """The text that ends a user turn of gold: what was called, or why nothing was."""
+    if calls:
+        names = list(dict.fromkeys(call.name for call in calls))
+        listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        return f"I have called {listed}."
+    return ASK if category == "miss_param" and not last else REFUSE
 
 
 def _order(split: str, seed: int, category: str) -> list[int]:
@@ -172,8 +195,9 @@ class BfclEpisode:
 
     def reset(self, task: Task) -> tuple[Message, ...]:
         self._turns: Sequence[Mapping[str, Any]] = task.target["turns"]
+        self._classes: Sequence[str] = task.target["classes"]
         self._tools = self._world.toolbox(task)
-        self._gold = self._world.toolbox(task)
+        self._gold = self._world.toolbox(task, trusted=True)
         self._results: list[str] = []
         self._called = False
         self._junk = self._mistyped = 0
@@ -200,7 +224,9 @@ class BfclEpisode:
         if self._turn == len(self._turns):
             return Step((), True, "done", self._outcome())
         turn = self._turns[self._turn]
-        return Step((Message("user", turn["user"]),))
+        specs = {name: spec for kind in self._classes for name, spec in documents()[kind].items()}
+        tools = tuple(specs[name] for name in turn["tools"])
+        return Step((Message("user", turn["user"], tools=tools),))
 
     def _judge(self) -> Verdict:
         calls = [ToolCall(name, arguments) for name, arguments in self._turns[self._turn]["calls"]]

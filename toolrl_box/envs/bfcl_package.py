@@ -117,20 +117,13 @@ def records(category: str) -> tuple[Record, ...]:
     """The 200 tasks of a category, in the package's order. They are shared: never change one."""
     name = f"BFCL_v4_multi_turn_{category}.json"
     tasks, answers = _lines(_data() / name), _lines(_data() / "possible_answer" / name)
-    return tuple(
-        _record(task, answer["ground_truth"])
-        for task, answer in zip(tasks, answers, strict=True)
-        if _belong(task, answer)
-    )
+    return tuple(_record(task, answer) for task, answer in zip(tasks, answers, strict=True))
 
 
-def _belong(task: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
-    if task["id"] != answer["id"] or len(task["question"]) != len(answer["ground_truth"]):
+def _record(task: Mapping[str, Any], answer: Mapping[str, Any]) -> Record:
+    truth: list[list[str]] = answer["ground_truth"]
+    if task["id"] != answer["id"] or len(task["question"]) != len(truth):
         raise DataError(f"ground truth {answer['id']} does not fit task {task['id']}: {INSTALL}")
-    return True
-
-
-def _record(task: Mapping[str, Any], truth: list[list[str]]) -> Record:
     classes = tuple(task["involved_classes"])
     for name in classes:
         if name not in DOCUMENTS:
@@ -162,7 +155,9 @@ def read_call(text: str, parameters: Mapping[str, tuple[str, ...]]) -> ToolCall:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("not a call by name")  # noqa: TRY004 - read like what parsing raises
         names = [*parameters[call.func.id][: len(call.args)], *(k.arg for k in call.keywords)]
-        values = [ast.literal_eval(node) for node in (*call.args, *(k.value for k in call.keywords))]
+        values = [
+            ast.literal_eval(node) for node in (*call.args, *(k.value for k in call.keywords))
+        ]
         arguments = {str(name): value for name, value in zip(names, values, strict=True)}
         if len(arguments) != len(values):
             raise ValueError("an argument given twice")

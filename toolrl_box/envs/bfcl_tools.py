@@ -5,10 +5,9 @@ their state across turns, and compare states. Nothing is evaluated: a call's nam
 among the documented functions of the task's tool classes. Answers are written as the package's
 executor writes them, because its checker compares them as text.
 
-A call that a tool class does not survive is answered, never raised. Its time is bounded by a
-profile function, which unlike a signal also works outside the main thread; it is looked at when
-functions are called, and the only long work inside one C function (large numbers) is bounded in
-``bfcl_isolated``.
+A call that a tool class does not survive is answered, never raised. Its time is bounded by a trace
+function, which unlike a signal also works outside the main thread; it is asked when functions are
+called, and the only long work inside one function (large numbers) is bounded in ``bfcl_isolated``.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from types import FrameType
 from typing import Any, NamedTuple
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
@@ -41,8 +40,11 @@ class Answer(NamedTuple):
 
 
 class Toolbox:
-    """Fresh instances of ``classes``, each loaded with its part of ``config``. ``strict_types``:
-    a call with arguments of other types than documented is not carried out."""
+    """Fresh instances of ``classes``, each loaded with its part of ``config``.
+
+    ``seconds``: processor time of one call, None for calls that are trusted. ``strict_types``: a
+    call with arguments of other types than documented is not carried out.
+    """
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class Toolbox:
         config: Mapping[str, Any],
         *,
         long_context: bool,
-        seconds: float,
+        seconds: float | None,
         strict_types: bool,
     ) -> None:
         # Imports the package.
@@ -78,11 +80,11 @@ class Toolbox:
         if fault is not None and self._strict_types:
             return Answer(f"{FAILED}{fault}", False, False)
         try:
-            with time_limit(self._seconds):
+            with TimeLimit(self._seconds):
                 # A copy: tools keep what they are given, and the call is part of a record.
                 return Answer(_written(function(**_copied(call.arguments))), True, typed)
         except OutOfTime:
-            text = f"{call.name} took longer than {self._seconds:g} s"
+            text = f"{call.name} took longer than {self._seconds} s"
         except Exception as error:
             text = str(error)
         return Answer(FAILED + text, False, typed)
@@ -90,7 +92,7 @@ class Toolbox:
     def same_state(self, other: Toolbox) -> bool:
         """Whether every public attribute of ``other``'s instances is equal here."""
         try:
-            with time_limit(self._seconds):
+            with TimeLimit(self._seconds):
                 return all(
                     _public(self._instances[name]) == _public(instance)
                     for name, instance in other._instances.items()
@@ -177,26 +179,26 @@ class OutOfTime(BaseException):
     """Not an ``Exception``: tool classes catch those."""
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises :class:`OutOfTime` in the body after ``seconds`` of this thread's processor time.
+class TimeLimit:
+    """Raises :class:`OutOfTime` in its body after ``seconds`` of this thread's processor time; None
+    is no limit. A debugger or tracer that is at work already is left alone: no limit then."""
 
-    A profiler that is at work already is left to it: then there is no limit.
-    """
-    if sys.getprofile() is not None:
-        yield
-        return
-    deadline = time.thread_time() + seconds
-    events = 0
+    __slots__ = ("_calls", "_deadline", "_off")
 
-    def look(frame: Any, event: str, argument: Any) -> None:
-        nonlocal events
-        events += 1
-        if events % 256 == 0 and time.thread_time() > deadline:
+    def __init__(self, seconds: float | None) -> None:
+        self._off = seconds is None or sys.gettrace() is not None
+        self._deadline = time.thread_time() + (seconds or 0.0)
+        self._calls = 0
+
+    def __enter__(self) -> None:
+        if not self._off:
+            sys.settrace(self._look)
+
+    def __exit__(self, *error: object) -> None:
+        if not self._off:
+            sys.settrace(None)
+
+    def _look(self, frame: FrameType, event: str, argument: Any) -> None:
+        self._calls += 1
+        if self._calls % 256 == 0 and time.thread_time() > self._deadline:
             raise OutOfTime
-
-    sys.setprofile(look)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
