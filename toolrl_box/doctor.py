@@ -24,7 +24,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "vllm": (("vllm",), "pip install 'toolrl-box[vllm]' on a machine with a GPU"),
     "bfcl": (
         ("bfcl-eval", "mpmath"),
-        "pip install 'toolrl-box[bfcl]' && pip install --no-deps bfcl-eval==2026.3.23",
+        "pip install --no-deps bfcl-eval==2026.3.23 mpmath",
     ),
     "reasoning": (("reasoning-gym",), "pip install 'toolrl-box[reasoning]'"),
     "ray": (("ray",), "pip install 'toolrl-box[ray]'"),

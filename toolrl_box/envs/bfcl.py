@@ -30,7 +30,7 @@ from typing import Any
 from toolrl_box.envs.bfcl_package import Record, check_installed, documents, records
 from toolrl_box.envs.bfcl_tools import FAILED, Answer, Toolbox
 from toolrl_box.errors import ConfigError, unknown
-from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
+from toolrl_box.types import Message, Parsed, Step, Task, ToolCall
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 TRAIN_CATEGORIES = ("base", "miss_func", "miss_param")
@@ -134,7 +134,7 @@ class BfclEnv:
         record = records(category)[index]
         withheld = {name for names in record.supplied.values() for name in names}
         specs = {name: spec for kind in record.classes for name, spec in documents()[kind].items()}
-        turns = [
+        turns: list[dict[str, Any]] = [
             {
                 "user": SUPPLIED if question is None else question,
                 "tools": list(record.supplied.get(turn, ())),

@@ -54,10 +54,12 @@ class Math(MathAPI):  # type: ignore[misc]
             return super().square_root(number, _bounded(precision))
 
     def power(self, base: float, exponent: float) -> Any:
-        if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1:
-            # A digit is more than 3 bits.
-            if exponent * (base.bit_length() - 1) > 4 * MAX_DIGITS:
-                raise ValueError(f"the result has more than {MAX_DIGITS} digits")
+        if (
+            isinstance(base, int)
+            and isinstance(exponent, int)
+            and exponent * (base.bit_length() - 1) > 4 * MAX_DIGITS  # a digit is 3.3 bits
+        ):
+            raise ValueError(f"the result has more than {MAX_DIGITS} digits")
         return super().power(base, exponent)
 
     def round_number(self, number: float, decimal_places: int = 0) -> Any:
@@ -87,8 +89,8 @@ class Travel(TravelAPI):  # type: ignore[misc]
     def _load_scenario(self, scenario: Mapping[str, Any], long_context: bool = False) -> None:
         super()._load_scenario(scenario, long_context)
         if long_context:
-            self.credit_card_list = copy.deepcopy(self.credit_card_list)
-            self.booking_record = copy.deepcopy(self.booking_record)
+            self.credit_card_list: dict[str, Any] = copy.deepcopy(self.credit_card_list)
+            self.booking_record: dict[str, Any] = copy.deepcopy(self.booking_record)
 
     def book_flight(self, **arguments: Any) -> Any:
         result = super().book_flight(**arguments)

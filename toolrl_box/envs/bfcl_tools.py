@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -145,7 +145,7 @@ def type_fault(function: str, arguments: Mapping[str, Any]) -> str | None:
     raise AssertionError("what is no instance does not validate")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _validator(function: str) -> SchemaValidator:
     # pydantic's core: jsonschema takes 50 times longer, a third of an episode.
     document = next(specs[function] for specs in documents().values() if function in specs)
