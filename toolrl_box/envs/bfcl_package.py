@@ -154,13 +154,14 @@ def read_call(text: str, parameters: Mapping[str, tuple[str, ...]]) -> ToolCall:
         call = ast.parse(text, mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("not a call by name")  # noqa: TRY004 - read like what parsing raises
-        names = [*parameters[call.func.id][: len(call.args)], *(k.arg for k in call.keywords)]
+        known = parameters[call.func.id]
+        names = [*known[: len(call.args)], *(k.arg for k in call.keywords)]
         values = [
             ast.literal_eval(node) for node in (*call.args, *(k.value for k in call.keywords))
         ]
-        arguments = {str(name): value for name, value in zip(names, values, strict=True)}
-        if len(arguments) != len(values):
-            raise ValueError("an argument given twice")
+        arguments = {name: value for name, value in zip(names, values, strict=True) if name}
+        if len(arguments) != len(values) or not arguments.keys() <= set(known):
+            raise ValueError(f"its arguments are not each one of {', '.join(known)}")
         json.dumps(arguments)
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"ground truth call {text!r} cannot be read: {error}") from error
