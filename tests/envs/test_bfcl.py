@@ -97,6 +97,11 @@ def test_without_the_right_package_one_line_says_how_to_get_it(
     )
 
 
+def test_tests_are_made_with_the_version_that_is_asked_for() -> None:
+    makefile = Path(__file__).parents[2] / "Makefile"
+    assert f"bfcl-eval=={bfcl_package.VERSION}\n" in makefile.read_text()
+
+
 def test_a_tool_class_that_reaches_outside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = {"id": "a", "question": [[]], "involved_classes": ["WebSearchAPI"]}
     with pytest.raises(DataError, match="tool class 'WebSearchAPI' is not one that only simulates"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from toolrl_box.envs.bfcl import CATEGORIES, BfclEnv
+from toolrl_box.envs.bfcl import CATEGORIES, IRRELEVANCE, BfclEnv
 from toolrl_box.envs.bfcl_package import records
 from toolrl_box.types import Parsed, Task, ToolCall
 
@@ -213,6 +213,23 @@ def test_verdict_and_error_type_are_the_official_ones_on_every_task(
     wrong, seen = differences(official, range(200))
     print(f"{seen.total()} cases: {dict(seen)}")
     assert wrong == []
+
+
+def test_the_irrelevance_check_adds_what_the_official_one_finds(
+    official: Callable[[str, int, Case], str | None],
+) -> None:
+    checker = import_module(f"{OFFICIAL}.multi_turn_checker")
+    strict = BfclEnv(irrelevance=True)
+    told = Counter[str | None]()
+    for category in CATEGORIES:
+        for index in (6, 167, 180):
+            task, truth = WORLD.task(category, index), records(category)[index].calls
+            for _, case in cases(truth, random.Random(task.id)):
+                relevant = checker.multi_turn_irrelevance_checker(case, truth)["valid"]
+                error = ours(task, case, strict)
+                assert (error is None) == (relevant and official(category, index, case) is None)
+                told[error] += 1
+    assert told[IRRELEVANCE] > 10
 
 
 def test_strict_types_is_where_verdicts_may_differ(

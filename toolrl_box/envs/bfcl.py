@@ -30,7 +30,7 @@ from typing import Any
 from toolrl_box.envs.bfcl_package import Record, check_installed, documents, records
 from toolrl_box.envs.bfcl_tools import FAILED, Answer, Toolbox
 from toolrl_box.errors import ConfigError, unknown
-from toolrl_box.types import Message, Parsed, Step, Task, ToolCall
+from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 TRAIN_CATEGORIES = ("base", "miss_func", "miss_param")
@@ -133,7 +133,7 @@ class BfclEnv:
         """Task ``index`` (0 to 199) of a category, its gold dialogue played."""
         record = records(category)[index]
         withheld = {name for names in record.supplied.values() for name in names}
-        specs = {name: spec for kind in record.classes for name, spec in documents()[kind].items()}
+        specs = _documented(record.classes)
         turns: list[dict[str, Any]] = [
             {
                 "user": SUPPLIED if question is None else question,
@@ -169,6 +169,10 @@ class BfclEnv:
             yield Message("assistant", closing(task.category, calls, last=turn + 1 == len(users)))
 
 
+def _documented(classes: Sequence[str]) -> dict[str, ToolSpec]:
+    return {name: spec for kind in classes for name, spec in documents()[kind].items()}
+
+
 def closing(category: str, calls: Sequence[ToolCall], *, last: bool) -> str:
     """The text that ends a user turn of gold: what was called, or why nothing was."""
     if calls:
@@ -188,7 +192,8 @@ def _order(split: str, seed: int, category: str) -> list[int]:
 
 
 class BfclEpisode:
-    """One episode. Implements :class:`~toolrl_box.types.Environment`."""
+    """One episode. Implements :class:`~toolrl_box.types.Environment`; ``verdict`` is the one on the
+    user turns that have ended."""
 
     def __init__(self, world: BfclEnv) -> None:
         self._world = world
@@ -224,7 +229,7 @@ class BfclEpisode:
         if self._turn == len(self._turns):
             return Step((), True, "done", self._outcome())
         turn = self._turns[self._turn]
-        specs = {name: spec for kind in self._classes for name, spec in documents()[kind].items()}
+        specs = _documented(self._classes)
         tools = tuple(specs[name] for name in turn["tools"])
         return Step((Message("user", turn["user"], tools=tools),))
 
