@@ -304,6 +304,10 @@ def test_strict_types_refuse_and_name_the_argument() -> None:
 
 
 def test_types_are_those_of_the_documents() -> None:
+    for specs in documents().values():
+        for name, spec in specs.items():
+            nothing = dict.fromkeys(spec.parameters["properties"])
+            assert (type_fault(name, nothing) is None) == (not nothing)
     assert type_fault("add", {"a": 1, "b": 2.5}) is None
     assert type_fault("add", {"a": True, "b": 2.5}) == (
         "add: a = True: input should be a valid number"
