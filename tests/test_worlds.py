@@ -17,7 +17,9 @@ every_world = pytest.mark.parametrize("name", ENVS)
 
 
 def made(name: str) -> tuple[RunConfig, World]:
-    config = load(sets=[f"env={name}", "env.train_tasks=9", "probe.episodes=3"])
+    config = load(
+        sets=[f"env={name}", "env.train_tasks=9", "grpo.prompts_per_step=3", "probe.episodes=3"]
+    )
     return config, build_world(name, config.env.knobs)
 
 
