@@ -235,8 +235,8 @@ WORLD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "rollout.max_tokens": 1536,
         "rollout.max_observation_tokens": 256,
     },
-    # Prompts have 3 to 8 thousand tokens. Sized for 8192 positions; the paper (arXiv 2606.26027)
-    # has 16384, and 2048 for a message.
+    # Prompts have 2 to 5 thousand tokens. Sized for a model of 8192 positions; the paper
+    # (arXiv 2606.26027) has 16384, and 2048 for a message.
     "bfcl": {
         "model.name": "smollm2",
         "rollout.max_new_tokens": 512,

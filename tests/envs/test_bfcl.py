@@ -392,6 +392,8 @@ def test_a_comparison_that_does_not_end_is_a_difference() -> None:
         ToolCall("power", {"base": -7, "exponent": 10**9}),
         ToolCall("square_root", {"number": 2, "precision": 10**9}),
         ToolCall("logarithm", {"value": 2, "base": 3, "precision": 10**9}),
+        ToolCall("logarithm", {"value": 2, "base": 3, "precision": 1e12}),
+        ToolCall("logarithm", {"value": 2, "base": 3, "precision": "1000000000"}),
         ToolCall("round_number", {"number": 5, "decimal_places": -(10**9)}),
     ],
 )

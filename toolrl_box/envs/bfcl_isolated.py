@@ -1,8 +1,8 @@
 """The package's tool classes, kept from touching anything outside their own instance.
 
-They simulate and reach neither files nor network, but five of them share state between
-instances, or let one call take all memory. Each subclass mends one such place and says which;
-results are otherwise the package's own, letter for letter.
+They simulate and reach neither files nor network, but five of them share state between instances,
+let one call take all memory, or print sets. Each subclass mends one of them and says how; results
+are otherwise the package's own, letter for letter.
 
 Input: nothing. Output: ``KINDS``. Importing this module imports the package, so only
 ``bfcl_tools`` does, and late.
@@ -69,7 +69,12 @@ class Math(MathAPI):  # type: ignore[misc]
 
 
 def _bounded(precision: Any) -> Any:
-    if isinstance(precision, int) and precision > MAX_DIGITS:
+    """``precision``, unless it is a number of digits, or can be read as one, that is too large."""
+    try:
+        digits = int(precision)
+    except (TypeError, ValueError):
+        return precision  # mpmath and decimal say what is wrong with it
+    if digits > MAX_DIGITS:
         raise ValueError(f"precision = {precision}: at most {MAX_DIGITS} digits")
     return precision
 

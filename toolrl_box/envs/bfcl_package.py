@@ -86,8 +86,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def documents() -> Mapping[str, Mapping[str, ToolSpec]]:
     """Tool class -> function -> its document, in the package's order.
 
-    The schemas of results are left out: they would lengthen prompts by half and no tool format
-    here has a place for them.
+    The schemas of results are left out: no tool format here has a place for them, and they would
+    lengthen prompts.
     """
     folder = _data() / "multi_turn_func_doc"
     return {
