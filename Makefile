@@ -10,6 +10,9 @@ VENV ?= .venv
 ARGS ?=
 PYTEST_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Its tests compare with the official checker. Without its dependencies: they cannot be installed
+# beside ours, and what is used of it needs mpmath alone (extra bfcl).
+BFCL := bfcl-eval==2026.3.23
 
 .PHONY: run test check bench format
 
@@ -40,6 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e ".[dev]"
+$(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile | $(VENV)/bin/python
+	$(PIP) -e ".[dev,bfcl]"
+	$(PIP) --no-deps $(BFCL)
 	touch $(VENV)/.installed $@

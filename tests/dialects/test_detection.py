@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
@@ -43,7 +44,9 @@ def test_a_dialect_is_told_by_its_tags(name: str) -> None:
 def test_bare_calls_tell_a_dialect_whose_tokens_were_dropped(name: str) -> None:
     found = detect(PROSE + STRIPPED[name])
     assert (found.name, found.stripped) == (name, True)
-    assert found.evidence == {name: len(STRIPPED[name])}
+    assert found.evidence[name] == len(STRIPPED[name])
+    # A name and its arguments may be Mistral's or DeepSeek's: Mistral goes first in the table.
+    assert set(found.evidence) <= ({name, "deepseek"} if name == "mistral" else {name})
     assert found.dialect.stripped
 
 
@@ -68,6 +71,26 @@ def test_a_log_without_calls_is_plain(texts: list[str]) -> None:
 def test_bare_calls_beside_structured_ones_are_debris() -> None:
     assert detect(STRIPPED["hermes"], structured_calls=True).name == "plain"
     assert detect(LOGS["hermes"], structured_calls=True).name == "hermes"
+
+
+def test_bare_names_are_deepseeks_in_a_log_with_its_fences() -> None:
+    found = detect(['f{"a": 1}', 'g{"a": 1}', *STRIPPED["deepseek"]])
+    assert (found.name, found.evidence) == ("deepseek", {"deepseek": 3, "mistral": 2})
+
+
+def test_a_few_tags_beside_structured_calls_are_debris_too() -> None:
+    found = detect([*LOGS["hermes"], *PROSE * 3], structured_calls=True)
+    assert (found.name, found.evidence) == ("plain", {"hermes": 1})
+
+
+@pytest.mark.parametrize(
+    "unit", ["\n", " ", "[ ", "analysis", "f{", '{"name":', "<function=f>\n", "[f("]
+)
+def test_detection_is_linear_in_hostile_text(unit: str) -> None:
+    start = time.process_time()
+    detect([unit * (20_000 // len(unit))] * 5)
+    # A quadratic search in one such message takes a second.
+    assert time.process_time() - start < 1.0
 
 
 def test_only_a_bounded_sample_is_read() -> None:

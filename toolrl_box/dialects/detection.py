@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from toolrl_box.dialects.table import Dialect, dialect
+from toolrl_box.dialects.table import DIALECTS, Dialect, dialect
 
 SAMPLE = 2000
 """Messages that are read at most."""
@@ -38,26 +38,43 @@ _TAGS = {
     "deepseek": re.compile(r"<｜tool▁(?:call|sep)"),
     "harmony": re.compile(r"<\|channel\|>(?:analysis|commentary|final)|<\|start\|>assistant"),
     "anthropic": re.compile(r"</?(?:antml:)?function_calls>|<(?:antml:)?invoke name=\""),
-    "pythonic": re.compile(r"^\s*\[\s*[A-Za-z_][\w.\-]{0,200}\(\s*(?:\)|\w+\s*=)", re.MULTILINE),
+    "pythonic": re.compile(r"^[ \t]*\[\s*[A-Za-z_][\w.\-]{0,200}\(\s*(?:\)|\w+\s*=)", re.MULTILINE),
     "icrl": re.compile(r"</?(?:search|answer|information)>"),
 }
-_PARAMETERS = re.compile(r'"parameters"\s{0,8}:')
-_BARE = {
-    # In this order: the first that reads a bare call in the message counts.
-    "harmony": re.compile(
-        r"\A\s*(?:analysis|commentary|final)[\s\S]*assistant(?:final|commentary|analysis)"
-        r"|\A\s*(?:commentary|analysis)?\s?to=functions\.|assistantcommentary to=functions\."
+# The first that matches counts, for each dialect that it names.
+_BARE: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
+    (
+        ("harmony",),
+        re.compile(
+            r"\A\s*(?:analysis|commentary|final)[\s\S]*assistant(?:final|commentary|analysis)"
+            r"|\A\s*(?:commentary|analysis)?\s?to=functions\.|assistantcommentary to=functions\."
+        ),
     ),
-    "deepseek": re.compile(r"^\s*function[A-Za-z_][\w.\-]{0,127}\s{0,4}\n```(?:json)?\s*\{", re.M),
-    "mistral": re.compile(
-        r"^\s*\[\s*\{\s*\"name\"\s*:|^\s*[A-Za-z_][\w.\-]{0,127}\{\s*(?:\"|\})", re.MULTILINE
+    (
+        ("deepseek",),
+        re.compile(
+            r"^[ \t]*function[A-Za-z_][\w.\-]{0,127}\s{0,4}\n```(?:json)?\s*\{", re.MULTILINE
+        ),
     ),
-    "llama3": re.compile(
-        r"\A\s*(?:\{\s*\"(?:type\"\s*:\s*\"function\"\s*,\s*\")?(?:name|function)\"\s*:"
-        r"|[A-Za-z_]\w*\.call\()"
+    (("mistral",), re.compile(r"^[ \t]*\[\s*\{\s*\"name\"\s*:", re.MULTILINE)),
+    (
+        ("mistral", "deepseek"),
+        re.compile(r"^[ \t]*[A-Za-z_][\w.\-]{0,127}\{\s*(?:\"|\})", re.MULTILINE),
     ),
-    "hermes": re.compile(r"^\s*\{\s*\"name\"\s*:\s*\"[^\"\n]{0,200}\"\s*,\s*\"arguments\"", re.M),
-}
+    (
+        ("llama3",),
+        re.compile(
+            r"\A\s*(?:\{\s*\"(?:name|type|function)\"\s*:(?=[\s\S]*\"parameters\"\s{0,8}:)"
+            r"|[A-Za-z_]\w*\.call\()"
+        ),
+    ),
+    (
+        ("hermes",),
+        re.compile(
+            r"^[ \t]*\{\s*\"name\"\s*:\s*\"[^\"\n]{0,200}\"\s*,\s*\"arguments\"", re.MULTILINE
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ def detect(texts: Iterable[str], *, structured_calls: bool = False) -> Detected:
     """The dialect of a log's assistant texts; the first ``SAMPLE`` are read.
 
     ``structured_calls``: the log keeps calls apart from the text. Then bare calls in texts are
-    debris, not a dialect.
+    debris, and so are tags unless a tenth of the messages hold them.
     """
     sample = [text[:HEAD] for text in islice(texts, SAMPLE)]
     tagged = {
@@ -87,14 +104,17 @@ def detect(texts: Iterable[str], *, structured_calls: bool = False) -> Detected:
         for name, tags in _TAGS.items()
     }
     if any(tagged.values()):
-        return _most(tagged, stripped=False, messages=len(sample))
-    bare = dict.fromkeys(_BARE, 0)
-    for text in () if structured_calls else sample:
-        name = _bare_dialect(text)
-        if name is not None:
-            bare[name] += 1
-    if any(bare.values()):
-        return _most(bare, stripped=True, messages=len(sample))
+        found = _most(tagged, stripped=False, messages=len(sample))
+        if structured_calls and 10 * tagged[found.name] < len(sample):
+            return replace(found, name="plain")
+        return found
+    if not structured_calls:
+        bare = dict.fromkeys(DIALECTS, 0)
+        for text in sample:
+            for name in _bare_dialects(text):
+                bare[name] += 1
+        if any(bare.values()):
+            return _most(bare, stripped=True, messages=len(sample))
     return Detected("plain", False, len(sample), {})
 
 
@@ -105,10 +125,8 @@ def _most(counts: Mapping[str, int], *, stripped: bool, messages: int) -> Detect
     return Detected(name, stripped, messages, found)
 
 
-def _bare_dialect(text: str) -> str | None:
-    for name, calls in _BARE.items():
-        if calls.search(text) is not None and (
-            name != "llama3" or _PARAMETERS.search(text) or "{" not in text or ".call(" in text
-        ):
-            return name
-    return None
+def _bare_dialects(text: str) -> tuple[str, ...]:
+    for names, calls in _BARE:
+        if calls.search(text) is not None:
+            return names
+    return ()

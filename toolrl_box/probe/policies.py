@@ -8,7 +8,7 @@ Left out: anything that is a defect in every format. No policy makes an unclosed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from toolrl_box.errors import ConfigError
@@ -34,11 +34,10 @@ class Policies:
     thinking: Policy = "allow"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in asdict(self).items():
             if value not in get_args(Policy):
                 raise ConfigError(
-                    f"policy {field.name} = {value!r}; one of: {', '.join(get_args(Policy))}"
+                    f"policy {name} = {value!r}; one of: {', '.join(get_args(Policy))}"
                 )
 
 

@@ -46,7 +46,7 @@ KINDS: Mapping[str, State] = {
     "speaks_as_user": "text_pollution",
     "fabricated_result": "text_pollution",  # the model writes the observation itself
     "truncated": "text_pollution",
-    # Only where a policy says so:
+    # Only where a policy or (text_before_call) ICRL's mark-up says so:
     "text_before_call": "text_pollution",
     "several_calls": "text_pollution",
     "thinking": "text_pollution",
@@ -242,7 +242,11 @@ def _around_calls(text: str, parsed: Parsed, pieces: _Pieces, policies: Policies
         turn = frames.foreign_turn(text, start, first + 1)
         if turn is not None:
             return _finding(_KIND_OF_VOICE[turn.voice], turn.start, first)
-        if policies.text_before_call == "flag" and text[start:first].strip():
+        # In ICRL's mark-up only a search may follow plain text, not an answer nor a thought.
+        flagged = policies.text_before_call == "flag" or (
+            pieces.thinks and not text.startswith(pieces.call_start, first)
+        )
+        if flagged and text[start:first].strip():
             return _finding("text_before_call", start, first)
     after = _after_call(text, parsed)
     if after is None:
@@ -304,7 +308,8 @@ def _judge_response(text: str, truncated: bool, pieces: _Pieces, policies: Polic
         if control is not None:
             return control
     finding = _judge_rest(text, 0 if thought is None else thought[1], pieces)
-    if truncated and (finding is None or _opens_thought(text, finding)):
+    cut = finding is None or (not pieces.thinks and _opens_thought(text, finding))
+    if truncated and cut:
         return _finding("truncated", start, end)
     if finding is None and thought is not None and policies.thinking == "flag":
         finding = _finding("thinking", *thought)
