@@ -58,17 +58,19 @@ class Run {
 
   makeSlider() {
     const { tracks } = this;
-    tracks.tabIndex = 0;
-    tracks.setAttribute("role", "slider");
-    tracks.setAttribute("aria-label", "Step; Enter opens its messages");
-    tracks.setAttribute("aria-valuemin", 0);
-    tracks.setAttribute("aria-valuemax", this.dated.length - 1);
+    // The axis, not the whole: what is in a slider is nothing to a screen reader.
+    this.slider = tracks.querySelector(".axis");
+    this.slider.tabIndex = 0;
+    this.slider.setAttribute("role", "slider");
+    this.slider.setAttribute("aria-label", "Step; Enter opens its messages");
+    this.slider.setAttribute("aria-valuemin", 0);
+    this.slider.setAttribute("aria-valuemax", this.dated.length - 1);
     tracks.addEventListener("pointermove", (event) => this.follow(event));
     tracks.addEventListener("pointerleave", () => pointAll(this, this.opened ?? this.at));
     tracks.addEventListener("click", (event) => {
       if (this.follow(event)) openAll(this, this.at);
     });
-    tracks.addEventListener("keydown", (event) => this.press(event));
+    this.slider.addEventListener("keydown", (event) => this.press(event));
     this.point(Math.min(this.at, this.dated.length - 1));
   }
 
@@ -107,8 +109,8 @@ class Run {
     const here = this.root.querySelector(".here");
     here.replaceChildren(make("b", `Step ${column.label}`), `, ${counts}`);
     const said = this.data.series.map((name, index) => `${name} ${column.values[index]}`);
-    this.tracks.setAttribute("aria-valuenow", at);
-    this.tracks.setAttribute("aria-valuetext", `Step ${column.label}: ${counts}; ${said.join(", ")}`);
+    this.slider.setAttribute("aria-valuenow", at);
+    this.slider.setAttribute("aria-valuetext", `Step ${column.label}: ${counts}; ${said.join(", ")}`);
   }
 
   // --- messages

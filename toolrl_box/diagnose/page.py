@@ -51,6 +51,8 @@ CUT = 2_000
 """Characters kept of any other text."""
 ROWS = 60
 """Rows shown of any list of the diagnosis."""
+FEW = 8
+"""Rows shown at once of a list whose end hardly matters."""
 CHOICES = 200
 """Different values of one filter; the others share an entry."""
 
@@ -92,6 +94,7 @@ def write_page(
             written_by=diagnosis.written_by,
             flag_rows=max(len(timeline.flags) for timeline in drawn),
             rows=ROWS,
+            few=FEW,
         )
     )
     with writing(output):
@@ -352,6 +355,11 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def _path(text: str) -> Markup:
+    """A path that may wrap after its slashes."""
+    return Markup("/<wbr>").join(visible(text).split("/"))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -369,6 +377,8 @@ def _environment() -> Environment:
         "state_name": words.state_name,
         "kind_name": words.kind_name,
         "signal_name": words.signal_name,
+        "plain": words.plain,
+        "path": _path,
     }
     environment.globals |= {"STATES": words.STATES, "KINDS": words.KINDS, "HEALTHY": HEALTHY}
     return environment

@@ -171,7 +171,10 @@ def figure(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}%"
+    """A share for people; what is small is not nothing."""
+    if value is None:
+        return "–"
+    return "<1%" if 0 < value < 0.005 else f"{100 * value:.0f}%"
 
 
 def _middle(column: Column) -> float:
