@@ -40,6 +40,7 @@ class Run {
     this.packs = new Map();
     this.asked = 0; // the newest request; older answers are dropped
     this.at = this.data.start;
+    if (this.data.columns.length > 0) this.load(this.data.columns[this.at].pack);
     this.tracks = this.root.querySelector(".tracks");
     this.form = this.root.querySelector("form");
     this.list = this.root.querySelector(".list");
@@ -151,18 +152,20 @@ class Run {
     return this.search();
   }
 
-  async messages(wanted) {
-    await loaded;
-    const { columns } = this.data;
-    const needed = wanted === ALL ? columns.map((column) => column.pack) : [columns[wanted].pack];
-    for (const number of new Set(needed)) {
-      if (!this.packs.has(number)) {
-        const element = document.getElementById(`${this.key}-pack-${number}`);
-        this.packs.set(number, unpack(element.textContent));
-        element.remove();
-      }
+  load(number) {
+    if (!this.packs.has(number)) {
+      const element = document.getElementById(`${this.key}-pack-${number}`);
+      this.packs.set(number, unpack(element.textContent));
+      element.remove();
     }
-    return (await Promise.all([...new Set(needed)].map((number) => this.packs.get(number)))).flat();
+    return this.packs.get(number);
+  }
+
+  async messages(wanted) {
+    const columns = wanted === ALL ? this.data.columns : [this.data.columns[wanted]];
+    const needed = [...new Set(columns.map((column) => column.pack))];
+    if (!needed.every((number) => this.packs.has(number))) await loaded;
+    return (await Promise.all(needed.map((number) => this.load(number)))).flat();
   }
 
   async search() {
@@ -188,7 +191,7 @@ class Run {
         strict.every(([at, value]) => message[at] === value) &&
         (!sought || (message[6] + message[7] + message[8]).toLowerCase().includes(sought)),
     );
-    const where = wanted === ALL ? "all steps" : `step ${this.data.columns[wanted].label}`;
+    const where = wanted === ALL ? "all steps" : `${this.data.columns[wanted].step === null ? "" : "step "}${this.data.columns[wanted].label}`;
     const total = here.length === this.found.length ? "" : ` of ${here.length.toLocaleString("en")}`;
     status.textContent = `${this.found.length.toLocaleString("en")}${total} messages of ${where}`;
     const figures = wanted === ALL ? [] : this.data.columns[wanted].figures;
@@ -295,9 +298,12 @@ document.documentElement.classList.add("scripted");
 listenToTheme();
 for (const article of document.querySelectorAll("article.run")) runs.push(new Run(article.id));
 performance.mark("toolrl-ready");
-// The packs come after this script, so that the verdict shows before they are read.
-loaded.then(async () => {
-  const [first] = runs;
-  await Promise.all(runs.map((run) => run.open(counterpart(first, run, first.at, hasMessages) ?? run.at)));
+// Only the first pack of each run stands before this script: the others may be many.
+openFirst();
+
+async function openFirst() {
+  const filled = runs.filter((run) => run.data.columns.length > 0);
+  const place = (run) => counterpart(filled[0], run, filled[0].at, hasMessages) ?? run.at;
+  await Promise.all(filled.map((run) => run.open(place(run))));
   performance.mark("toolrl-open");
-});
+}

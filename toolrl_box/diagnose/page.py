@@ -160,6 +160,7 @@ def _run(
 ) -> dict[str, Any]:
     """Everything that the template shows of one run."""
     kept = _keep(timeline.columns, messages)
+    start = _start(run, timeline.columns)
     tone, name = words.TONES[run.verdict.name]
     return {
         "key": key,
@@ -169,14 +170,15 @@ def _run(
         "timeline": timeline,
         "onset": run.onsets[0] if run.onsets else None,
         "packs": kept.packs,
+        "first": kept.pack_of[start] if kept.pack_of else 0,
         "kept": sum(kept.count),
         "seen": max(kept.seen, run.totals.messages),
         "each": kept.each,
-        "data": _json(_data(run, timeline, kept)),
+        "data": _json(_data(timeline, kept, start)),
     }
 
 
-def _data(run: Diagnosis, timeline: Timeline, kept: _Kept) -> dict[str, Any]:
+def _data(timeline: Timeline, kept: _Kept, start: int) -> dict[str, Any]:
     """What the script needs at once; ``page.js`` names the fields in its first lines."""
     series = [series for track in timeline.tracks for series in track.series]
     columns = [
@@ -205,7 +207,7 @@ def _data(run: Diagnosis, timeline: Timeline, kept: _Kept) -> dict[str, Any]:
             "kind": [words.kind_name(name) for name in kept.names["kind"]],
         },
         "sound": [index for index, name in enumerate(kept.names["state"]) if name in HEALTHY],
-        "start": _start(run, timeline.columns),
+        "start": start,
     }
 
 
