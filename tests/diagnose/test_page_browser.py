@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from toolrl_box.diagnose import page as pages
 from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.page import visible, write_page
 from toolrl_box.diagnose.records import Judged
@@ -121,6 +122,8 @@ def test_pointing_at_a_step_shows_its_figures_and_a_click_opens_its_messages(
     expect(page.locator("#a-messages-title")).to_be_in_viewport()
     reward = next(row.reward for row in collapsed[0].steps if row.step == 40)
     assert page.locator("#a .track.reward .value").inner_text() == f"{reward:g}"
+    page.locator("#a .figures summary").click()
+    expect(page.locator("#a .figures p")).to_contain_text("Learning rate 0.0012")
     page.locator("#a .track.reward .plot").hover(position={"x": 1, "y": 9})
     expect(page.locator("#a .here")).to_contain_text("Step 0, 0 rollouts")
     page.mouse.move(5, 5)
@@ -250,6 +253,36 @@ def test_two_runs_move_together_and_open_the_nearest_step(opened: Open, two: Pat
     expect(page.locator("#b .count")).to_contain_text(" of ")
     assert count(page, "b") < count(page, "a") + 8
     expect(page.locator("#a .count")).not_to_contain_text(" of 7")
+
+
+def test_a_log_without_steps_and_one_without_anything_open_as_well(
+    opened: Open, collapsed: Loaded, tmp_path: Path
+) -> None:
+    diagnosis, messages = collapsed
+    update = {"onsets": (), "last_healthy": None, "first_wrong": None}
+    undated = diagnosis.steps[ONSET].model_copy(update={"step": None})
+    snapshot = diagnosis.model_copy(update=update | {"steps": (undated,)})
+    empty = diagnosis.model_copy(update=update | {"steps": ()})
+    kept = [replace(message, step=None) for message in in_step(messages, ONSET)]
+    write_page(empty, [], tmp_path / "page.html", against=(snapshot, kept))
+    page = opened(tmp_path / "page.html")
+    expect(page.locator("#b .message")).to_have_count(len(kept))
+    expect(page.locator("#b .count")).to_contain_text("of no step")
+    choose(page, "step", "all")
+    expect(page.locator("#a .count")).to_contain_text("0 messages")
+
+
+def test_steps_that_lie_behind_the_script_open_as_well(
+    opened: Open, collapsed: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PACK", 1000)
+    write_page(*collapsed, tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    for step in (ONSET, 1, 60):
+        choose(page, "step", str(step))
+        expect(page.locator("#a .message")).to_have_count(len(in_step(collapsed[1], step)))
+    choose(page, "step", "all")
+    expect(page.locator("#a .count")).to_contain_text(f"{len(collapsed[1])} messages")
 
 
 @pytest.mark.parametrize("name", ["one", "two"])

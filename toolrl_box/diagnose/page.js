@@ -40,6 +40,7 @@ class Run {
     this.packs = new Map();
     this.asked = 0; // the newest request; older answers are dropped
     this.at = this.data.start;
+    if (this.data.columns.length > 0) this.load(this.data.columns[this.at].pack);
     this.tracks = this.root.querySelector(".tracks");
     this.form = this.root.querySelector("form");
     this.list = this.root.querySelector(".list");
@@ -58,17 +59,19 @@ class Run {
 
   makeSlider() {
     const { tracks } = this;
-    tracks.tabIndex = 0;
-    tracks.setAttribute("role", "slider");
-    tracks.setAttribute("aria-label", "Step; Enter opens its messages");
-    tracks.setAttribute("aria-valuemin", 0);
-    tracks.setAttribute("aria-valuemax", this.dated.length - 1);
+    // The axis, not the whole: what is in a slider is nothing to a screen reader.
+    this.slider = tracks.querySelector(".axis");
+    this.slider.tabIndex = 0;
+    this.slider.setAttribute("role", "slider");
+    this.slider.setAttribute("aria-label", "Step; Enter opens its messages");
+    this.slider.setAttribute("aria-valuemin", 0);
+    this.slider.setAttribute("aria-valuemax", this.dated.length - 1);
     tracks.addEventListener("pointermove", (event) => this.follow(event));
     tracks.addEventListener("pointerleave", () => pointAll(this, this.opened ?? this.at));
     tracks.addEventListener("click", (event) => {
       if (this.follow(event)) openAll(this, this.at);
     });
-    tracks.addEventListener("keydown", (event) => this.press(event));
+    this.slider.addEventListener("keydown", (event) => this.press(event));
     this.point(Math.min(this.at, this.dated.length - 1));
   }
 
@@ -107,8 +110,8 @@ class Run {
     const here = this.root.querySelector(".here");
     here.replaceChildren(make("b", `Step ${column.label}`), `, ${counts}`);
     const said = this.data.series.map((name, index) => `${name} ${column.values[index]}`);
-    this.tracks.setAttribute("aria-valuenow", at);
-    this.tracks.setAttribute("aria-valuetext", `Step ${column.label}: ${counts}; ${said.join(", ")}`);
+    this.slider.setAttribute("aria-valuenow", at);
+    this.slider.setAttribute("aria-valuetext", `Step ${column.label}: ${counts}; ${said.join(", ")}`);
   }
 
   // --- messages
@@ -149,18 +152,20 @@ class Run {
     return this.search();
   }
 
-  async messages(wanted) {
-    await loaded;
-    const { columns } = this.data;
-    const needed = wanted === ALL ? columns.map((column) => column.pack) : [columns[wanted].pack];
-    for (const number of new Set(needed)) {
-      if (!this.packs.has(number)) {
-        const element = document.getElementById(`${this.key}-pack-${number}`);
-        this.packs.set(number, unpack(element.textContent));
-        element.remove();
-      }
+  load(number) {
+    if (!this.packs.has(number)) {
+      const element = document.getElementById(`${this.key}-pack-${number}`);
+      this.packs.set(number, unpack(element.textContent));
+      element.remove();
     }
-    return (await Promise.all([...new Set(needed)].map((number) => this.packs.get(number)))).flat();
+    return this.packs.get(number);
+  }
+
+  async messages(wanted) {
+    const columns = wanted === ALL ? this.data.columns : [this.data.columns[wanted]];
+    const needed = [...new Set(columns.map((column) => column.pack))];
+    if (!needed.every((number) => this.packs.has(number))) await loaded;
+    return (await Promise.all(needed.map((number) => this.load(number)))).flat();
   }
 
   async search() {
@@ -186,12 +191,13 @@ class Run {
         strict.every(([at, value]) => message[at] === value) &&
         (!sought || (message[6] + message[7] + message[8]).toLowerCase().includes(sought)),
     );
-    const where = wanted === ALL ? "all steps" : `step ${this.data.columns[wanted].label}`;
+    const where = wanted === ALL ? "all steps" : `${this.data.columns[wanted].step === null ? "" : "step "}${this.data.columns[wanted].label}`;
     const total = here.length === this.found.length ? "" : ` of ${here.length.toLocaleString("en")}`;
     status.textContent = `${this.found.length.toLocaleString("en")}${total} messages of ${where}`;
     const figures = wanted === ALL ? [] : this.data.columns[wanted].figures;
     const listed = figures.map(([name, value]) => `${name} ${value}`).join(", ");
-    this.root.querySelector(".figures").textContent = listed && `In the log of this step: ${listed}`;
+    this.root.querySelector(".figures").hidden = !listed;
+    this.root.querySelector(".figures p").textContent = listed;
     this.list.replaceChildren();
     this.show();
     if (this.tracks && wanted !== ALL && this.data.columns[wanted].x !== null) this.point(wanted);
@@ -293,9 +299,12 @@ document.documentElement.classList.add("scripted");
 listenToTheme();
 for (const article of document.querySelectorAll("article.run")) runs.push(new Run(article.id));
 performance.mark("toolrl-ready");
-// The packs come after this script, so that the verdict shows before they are read.
-loaded.then(async () => {
-  const [first] = runs;
-  await Promise.all(runs.map((run) => run.open(counterpart(first, run, first.at, hasMessages) ?? run.at)));
+// Only the first pack of each run stands before this script: the others may be many.
+openFirst();
+
+async function openFirst() {
+  const filled = runs.filter((run) => run.data.columns.length > 0);
+  const place = (run) => counterpart(filled[0], run, filled[0].at, hasMessages) ?? run.at;
+  await Promise.all(filled.map((run) => run.open(place(run))));
   performance.mark("toolrl-open");
-});
+}

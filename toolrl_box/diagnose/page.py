@@ -51,6 +51,8 @@ CUT = 2_000
 """Characters kept of any other text."""
 ROWS = 60
 """Rows shown of any list of the diagnosis."""
+FEW = 8
+"""Rows shown at once of a list whose end hardly matters."""
 CHOICES = 200
 """Different values of one filter; the others share an entry."""
 
@@ -92,6 +94,7 @@ def write_page(
             written_by=diagnosis.written_by,
             flag_rows=max(len(timeline.flags) for timeline in drawn),
             rows=ROWS,
+            few=FEW,
         )
     )
     with writing(output):
@@ -157,6 +160,7 @@ def _run(
 ) -> dict[str, Any]:
     """Everything that the template shows of one run."""
     kept = _keep(timeline.columns, messages)
+    start = _start(run, timeline.columns)
     tone, name = words.TONES[run.verdict.name]
     return {
         "key": key,
@@ -166,14 +170,15 @@ def _run(
         "timeline": timeline,
         "onset": run.onsets[0] if run.onsets else None,
         "packs": kept.packs,
+        "first": kept.pack_of[start] if kept.pack_of else 0,
         "kept": sum(kept.count),
         "seen": max(kept.seen, run.totals.messages),
         "each": kept.each,
-        "data": _json(_data(run, timeline, kept)),
+        "data": _json(_data(timeline, kept, start)),
     }
 
 
-def _data(run: Diagnosis, timeline: Timeline, kept: _Kept) -> dict[str, Any]:
+def _data(timeline: Timeline, kept: _Kept, start: int) -> dict[str, Any]:
     """What the script needs at once; ``page.js`` names the fields in its first lines."""
     series = [series for track in timeline.tracks for series in track.series]
     columns = [
@@ -202,7 +207,7 @@ def _data(run: Diagnosis, timeline: Timeline, kept: _Kept) -> dict[str, Any]:
             "kind": [words.kind_name(name) for name in kept.names["kind"]],
         },
         "sound": [index for index, name in enumerate(kept.names["state"]) if name in HEALTHY],
-        "start": _start(run, timeline.columns),
+        "start": start,
     }
 
 
@@ -352,6 +357,11 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def _path(text: str) -> Markup:
+    """A path that may wrap after its slashes."""
+    return Markup("/<wbr>").join(visible(text).split("/"))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -369,6 +379,8 @@ def _environment() -> Environment:
         "state_name": words.state_name,
         "kind_name": words.kind_name,
         "signal_name": words.signal_name,
+        "plain": words.plain,
+        "path": _path,
     }
     environment.globals |= {"STATES": words.STATES, "KINDS": words.KINDS, "HEALTHY": HEALTHY}
     return environment

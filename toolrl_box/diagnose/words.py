@@ -64,6 +64,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 SIGNALS: Mapping[str, str] = {
     "reward": "Reward",
+    "healthy": "Healthy messages",
+    "evaluation": "Success in evaluation",
     "reward_std": "Spread of reward",
     "success": "Success in evaluation",
     "entropy": "Entropy",
