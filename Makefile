@@ -1,5 +1,6 @@
 # make run    a complete interleaved SFT-RL run on this machine, report included
 # make test   the test suite            make check  style, types, layers
+#             (the pages are tried in a browser where `apt-get install chromium` was done)
 # make bench  seconds per step, split   make format rewrite the sources in the house style
 #
 # Options: PYTHON=python3.12  VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"

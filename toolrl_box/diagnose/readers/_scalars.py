@@ -36,7 +36,7 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
         "completion_tokens",
     ),
     "truncated": ("completions/clipped_ratio", "response_length/clip_ratio"),
-    "success": ("success_rate", "eval_greedy", "eval_success"),
+    "success": ("success_rate", "eval_sampled", "eval_greedy", "eval_success"),
 }
 ALIASES: Mapping[str, tuple[str, ...]] = {
     # transformers' callbacks for trackers put `train/` before every name.
