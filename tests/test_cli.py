@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from toolrl_box import cli
+from toolrl_box.commands import runs
 from toolrl_box.config import RunConfig
 from toolrl_box.interrupts import Interrupts
 from toolrl_box.progress import Display, clock
@@ -144,7 +145,7 @@ def test_the_default_folder_is_one_that_is_free(
     monkeypatch.chdir(tmp_path)
     names = []
     for _ in range(3):
-        path = cli._free_folder(RunConfig(seed=3))
+        path = runs._free_folder(RunConfig(seed=3))
         path.mkdir(parents=True)
         names.append(path.name)
     assert names == [f"interleaved-hermes-seed3{end}" for end in ("", "-2", "-3")]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from toolrl_box.errors import DataError
 from toolrl_box.formats import FORMATS
-from toolrl_box.probe.states import KINDS, classify, follows_schema
+from toolrl_box.probe.schemas import follows_schema
+from toolrl_box.probe.states import KINDS, classify
 from toolrl_box.types import STATES, Finding, Message, ToolCall, ToolSpec
 
 WEATHER = ToolSpec(
