@@ -366,7 +366,7 @@ def test_curves_stay_within_their_track_and_shares_fill_it(collapsed: Loaded) ->
 
 def test_the_onset_lies_within_its_interval(collapsed: Loaded) -> None:
     (timeline,) = timelines([collapsed[0]])
-    onset, sound = timeline.flags
+    sound, onset = timeline.flags
     assert onset.low < onset.x < onset.high
     assert sound.x < onset.x
     assert "step 16" in onset.text

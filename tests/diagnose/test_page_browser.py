@@ -122,6 +122,8 @@ def test_pointing_at_a_step_shows_its_figures_and_a_click_opens_its_messages(
     expect(page.locator("#a-messages-title")).to_be_in_viewport()
     reward = next(row.reward for row in collapsed[0].steps if row.step == 40)
     assert page.locator("#a .track.reward .value").inner_text() == f"{reward:g}"
+    page.locator("#a .figures summary").click()
+    expect(page.locator("#a .figures p")).to_contain_text("Learning rate 0.0012")
     page.locator("#a .track.reward .plot").hover(position={"x": 1, "y": 9})
     expect(page.locator("#a .here")).to_contain_text("Step 0, 0 rollouts")
     page.mouse.move(5, 5)

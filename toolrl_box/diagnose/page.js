@@ -196,7 +196,8 @@ class Run {
     status.textContent = `${this.found.length.toLocaleString("en")}${total} messages of ${where}`;
     const figures = wanted === ALL ? [] : this.data.columns[wanted].figures;
     const listed = figures.map(([name, value]) => `${name} ${value}`).join(", ");
-    this.root.querySelector(".figures").textContent = listed && `In the log of this step: ${listed}`;
+    this.root.querySelector(".figures").hidden = !listed;
+    this.root.querySelector(".figures p").textContent = listed;
     this.list.replaceChildren();
     this.show();
     if (this.tracks && wanted !== ALL && this.data.columns[wanted].x !== null) this.point(wanted);

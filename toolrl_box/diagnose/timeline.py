@@ -344,7 +344,9 @@ def _flags(run: Diagnosis, across: _Across) -> tuple[Flag, ...]:
     if run.last_healthy is not None:
         x = across(run.last_healthy.step)
         flags.append(Flag("sound", f"last healthy: step {run.last_healthy.step}", x, x, x))
-    return tuple(flags)
+    # Texts stand below each other, each beside its line; this way no line crosses a text.
+    to_the_left = bool(flags) and flags[0].x >= 50
+    return tuple(sorted(flags, key=lambda flag: flag.x, reverse=to_the_left))
 
 
 def _nice(value: float) -> float:
