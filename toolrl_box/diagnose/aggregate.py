@@ -28,7 +28,7 @@ MAX_CATEGORIES = 48
 MAX_SCALARS = 128
 MAX_TOKENS = 64
 MAX_OPEN_GROUPS = 4096
-EXAMPLES = 2
+EXAMPLES = 10
 """Kept of each state in each bin."""
 EXCERPT = 600
 """Characters kept of a message."""
