@@ -1,6 +1,7 @@
 # make run    a complete interleaved SFT-RL run on this machine, report included
 # make test   the test suite            make check  style, types, layers
 # make bench  seconds per step, split   make format rewrite the sources in the house style
+# make monitors ARGS=DATASET            public monitors on the logs of a warning data set
 #
 # Options: PYTHON=python3.12  VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
 
@@ -10,7 +11,7 @@ ARGS ?=
 PYTEST_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: run test check bench format
+.PHONY: run test check bench format monitors
 
 run: $(VENV)/.installed
 	$(VENV)/bin/toolrl run --scheme interleaved $(ARGS)
@@ -27,6 +28,9 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/step.py $(ARGS)
 
+monitors: $(VENV)/.installed .venv-monitors/.installed
+	$(VENV)/bin/python analysis/monitors.py $(ARGS)
+
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -42,3 +46,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[dev]"
 	touch $(VENV)/.installed $@
+
+# Other people's packages, in an environment that holds nothing of ours.
+.venv-monitors/.installed: analysis/monitors_env/requirements.txt
+	$(PYTHON) -m venv .venv-monitors
+	.venv-monitors/bin/python -m pip --disable-pip-version-check install --quiet \
+		--no-deps --only-binary :all: -r $<
+	touch $@

@@ -17,11 +17,10 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from study import RESULTS
+from study import RESULTS, share, spread
 
 from toolrl_box import detector_file
 from toolrl_box.detectors import Detector
@@ -84,15 +83,6 @@ def scored(data: Sequence[Logged]) -> dict[str, dict[str, Score]]:
             except ConfigError as error:  # too few healthy runs for the budget
                 print(f"{name} at {budget:g}: {error}")
     return found
-
-
-def share(value: Any) -> str:
-    low, high = value.interval
-    return f"{value.hits}/{value.total} [{low:.2f}, {high:.2f}]"
-
-
-def spread(value: Any) -> str:
-    return "–" if value is None else f"{value.median:.3g} [{value.low:.3g}, {value.high:.3g}]"
 
 
 def table(found: dict[str, dict[str, Score]]) -> str:

@@ -30,6 +30,8 @@ ROW_SIGNALS: Mapping[str, str] = {
     "clip_fraction": "share of tokens whose ratio was clipped",
     "reward": "mean reward of the policy's own rollouts",
     "reward_spread": "mean deviation of reward within a group",
+    "zero_spread": "share of groups whose rollouts all have the same reward",
+    "completion_tokens": "mean number of tokens that the policy writes in an episode",
 }
 DERIVED_SIGNALS: Mapping[str, str] = {
     "unhealthy": "share of messages with broken structure, well-formed calls that err left out",
