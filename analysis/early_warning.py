@@ -28,7 +28,7 @@ from toolrl_box.detectors.damage import Damage
 from toolrl_box.detectors.unhealthy import Unhealthy
 from toolrl_box.errors import ConfigError
 from toolrl_box.scoring import Score, score_detector
-from toolrl_box.warning_data import Logged, load_dataset, write_dataset
+from toolrl_box.warning_data import Logged, by_regime, load_dataset, write_dataset
 
 mpl.use("Agg")
 FOLDER = RESULTS / "early_warning"
@@ -40,14 +40,9 @@ Make = Callable[[], Detector]
 
 def collect(studies: Sequence[Path]) -> None:
     """Write the data set from the studies' run folders; runs that did not finish are named."""
-    regimes: dict[str, list[Path]] = {}
-    for study in studies:
-        for run in sorted(study.glob("*/seed*/")):
-            last = (run / "journal.jsonl").read_text().splitlines()[-1]
-            if json.loads(last)["event"] != "finish":
-                print(f"left out, not finished: {run}")
-                continue
-            regimes.setdefault(f"{study.name}/{run.parent.name}", []).append(run)
+    regimes, unfinished = by_regime(studies)
+    for run in unfinished:
+        print(f"left out, not finished: {run}")
     write_dataset(
         regimes,
         FOLDER / "data",

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "probe": models.probe,
     "ablate": studies.ablate,
     "calibrate": warning.calibrate,
+    "dataset": warning.dataset,
     "score-detector": warning.score_detector,
     "list": about.list_,
     "doctor": about.doctor,
