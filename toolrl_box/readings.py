@@ -33,16 +33,19 @@ ROW_SIGNALS: Mapping[str, str] = {
     "zero_spread": "share of groups whose rollouts all have the same reward",
     "completion_tokens": "mean number of tokens that the policy writes in an episode",
 }
-DERIVED_SIGNALS: Mapping[str, str] = {
+MESSAGE_SIGNALS: Mapping[str, str] = {
     "unhealthy": "share of messages with broken structure, well-formed calls that err left out",
     "text_pollution": "share of messages in this state",
     "collapsed": "share of messages in this state",
+}
+PROBE_SIGNALS: Mapping[str, str] = {
     "deficit": "mean -log p of the right token in the slot where it is largest, nats",
     "deficit_q95": "its 95% quantile over contexts in the slot where it is largest, nats",
     "wrong_control": "summed geometric-mean probability of control tokens in the slot where they "
     "are wrong and it is largest",
     "wrong_control_q95": "95% quantile over contexts of the likeliest wrong control token",
 }
+DERIVED_SIGNALS: Mapping[str, str] = {**MESSAGE_SIGNALS, **PROBE_SIGNALS}
 SIGNALS: Mapping[str, str] = {**ROW_SIGNALS, **DERIVED_SIGNALS}
 """Name -> meaning and unit."""
 

@@ -65,6 +65,11 @@ class Statistic(Protocol):
 
 
 DETECTORS: Mapping[str, Callable[[], Detector]] = {"damage": Damage, "unhealthy": Unhealthy}
+FORM_SIGNALS: Mapping[str, frozenset[str]] = {
+    "damage": frozenset({"bank_nll", "bank_kl"}),
+    "unhealthy": frozenset({"unhealthy"}),
+}
+"""What each form reads; without all of it, it never alarms."""
 STATISTICS: Mapping[str, Callable[[], Statistic]] = {
     "level": Level,
     "log": Log,
