@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from toolrl_box.detectors.acceleration import Acceleration
 from toolrl_box.detectors.cusum import Cusum
 from toolrl_box.detectors.damage import Damage
+from toolrl_box.detectors.drawdown import Drawdown
 from toolrl_box.detectors.drift import Drift
 from toolrl_box.detectors.ewma import Ewma
 from toolrl_box.detectors.level import Level
@@ -75,6 +76,7 @@ STATISTICS: Mapping[str, Callable[[], Statistic]] = {
     "log": Log,
     "negate": Negate,
     "drift": Drift,
+    "drawdown": Drawdown,
     "ewma": Ewma,
     "cusum": Cusum,
     "page_hinkley": PageHinkley,
