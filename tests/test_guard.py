@@ -109,12 +109,14 @@ def test_offline_they_are_the_same_alarms_bit_for_bit(whole: Path, file: Path) -
     assert replayed(readings(RunLog.open(whole)), load(str(file))) == alarms(whole)
 
 
-def test_the_default_gives_the_alarms_of_the_committed_study_bit_for_bit() -> None:
+def test_the_forms_give_the_alarms_of_the_committed_study_bit_for_bit() -> None:
     total = 0
     for run_dir in run_folders([STUDY]):
         metrics = records(RunLog.open(run_dir).metrics())
         given = [Reading(row["step"], values(row, [])) for row in metrics if row["step"] > 0]
         found = replayed(given, load("default"))
+        # The third detector of the set is younger than the study.
+        found = [alarm for alarm in found if alarm["detector"] != "content"]
         assert found == alarms(run_dir)
         total += len(found)
     assert total > 100
