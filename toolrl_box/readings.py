@@ -87,6 +87,12 @@ def readings(run: RunView) -> list[Reading]:
     ]
 
 
+def right_tokens(probe: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean log-prob of the right token by slot, nats."""
+    rows = (row for row in probe if row["token"] == RIGHT_TOKEN)
+    return {row["slot"]: float(row["mean_logprob"]) for row in rows}
+
+
 def records(table: pd.DataFrame) -> list[Mapping[str, Any]]:
     """The rows of a table of the run folder as plain values."""
     rows: list[Mapping[str, Any]] = [
