@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from toolrl_box import checkpoints, lab
+from toolrl_box import checkpoints, lab, reflector
 from toolrl_box.config import RunConfig, load
 from toolrl_box.errors import JudgeError
 from toolrl_box.formats import FORMATS
@@ -229,6 +229,22 @@ def test_a_judge_that_fails_is_replaced_as_configured(
     assert "HTTP 500" in rows[1]["error"]
     event = events(tmp_path / "run")[0]
     assert (event["texts"], event["failures"]) == (texts, 1)
+
+
+def test_a_judge_that_stays_silent_is_not_asked_for_the_whole_phase(
+    config: Callable[..., RunConfig],
+    tmp_path: Path,
+    server: Judges,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reflector, "GIVE_UP", 2)
+    server.answer = lambda messages: None
+    settings = config(*judged_by(server, "reflection.on_failure=analyst"))
+    assert lab.start(settings, tmp_path / "run") == "done"
+    rows, phases = RunLog.open(tmp_path / "run").reflections(), events(tmp_path / "run")
+    assert len(rows) > 2 * len(phases)
+    assert len(server.asked) == 2 * len(phases)
+    assert sum("not asked" in row["error"] for row in rows) == len(rows) - 2 * len(phases)
 
 
 def test_a_judge_that_fails_ends_the_run_in_one_line_and_it_can_go_on(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from toolrl_box.config import RolloutSettings
 from toolrl_box.durable import writing
@@ -36,10 +37,15 @@ BANK = 24
 
 
 def recipe_for(
-    world: str, seed: int, *, noise: float | None = None, gate: float | None = None
+    world: str,
+    seed: int,
+    *,
+    noise: float | None = None,
+    gate: float | None = None,
+    width: int | None = None,
 ) -> Recipe:
-    """The recipe of a world's bases. Raises ConfigError for an unknown world and for a knob of
-    another world's recipe."""
+    """The recipe of a world's bases; ``width``: hidden size of the network. Raises ConfigError for
+    an unknown world and for a knob of another world's recipe."""
     lookup("world", world, WORLDS)
     for knob, value in {"noise": noise, "gate": gate}.items():
         if value is not None and knob != WORLDS[world]:
@@ -47,9 +53,11 @@ def recipe_for(
                 f"--{knob} {value}: the recipe of world '{world}' has no {knob}; its knob is "
                 f"--{WORLDS[world]}"
             )
-    if world == "search":
-        return SearchRecipe(seed=seed) if gate is None else SearchRecipe(seed=seed, gate=gate)
-    return PocketRecipe(seed=seed) if noise is None else PocketRecipe(seed=seed, noise=noise)
+    given = {"noise": noise, "gate": gate, "hidden_size": width}
+    if width is not None:
+        given["intermediate_size"] = 2 * width
+    knobs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return (SearchRecipe if world == "search" else PocketRecipe)(seed=seed, **knobs)
 
 
 def build(

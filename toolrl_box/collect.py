@@ -67,17 +67,19 @@ class Collector:
                 f"least {phase.shots + 1}, because no task is shown its own solution"
             )
 
-    def __call__(self, tasks: Sequence[Task], rl_step: int, phase: RL) -> tuple[Group, ...]:
-        """The groups of RL step ``rl_step``. Raises DataError for a task without gold where the
-        phase needs it."""
+    def __call__(
+        self, tasks: Sequence[Task], rl_step: int, phase: RL, first: int = 0
+    ) -> tuple[Group, ...]:
+        """The groups of RL step ``rl_step``, or of those of its tasks that begin with number
+        ``first``. Raises DataError for a task without gold where the phase needs it."""
         if phase.shots:
             tasks = [self._demonstrated(task, phase.shots, rl_step) for task in tasks]
-        groups = self._sampled(tasks, rl_step, phase)
+        groups = self._sampled(tasks, rl_step, phase, first)
         if phase.experts and phase.experts.count:
             groups = [self._with_experts(group, phase.experts) for group in groups]
         return tuple(groups)
 
-    def _sampled(self, tasks: Sequence[Task], rl_step: int, phase: RL) -> list[Group]:
+    def _sampled(self, tasks: Sequence[Task], rl_step: int, phase: RL, first: int) -> list[Group]:
         size, settings = self.config.grpo.group_size, self.config.rollout
         hinted = phase.hints.count if phase.hints else 0
         rows: list[Task] = []
@@ -102,6 +104,7 @@ class Collector:
             max_tokens=settings.max_tokens,
             max_observation_tokens=settings.max_observation_tokens,
             prefills=prefills,
+            first_row=first * size,
         )
         rollouts = [rewards.apply(self.rubric, rollout) for rollout in rollouts]
         groups = []

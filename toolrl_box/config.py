@@ -250,6 +250,9 @@ class RunConfig(_Section):
     threads: int = Field(
         0, ge=0, le=1024, description="torch threads; 0: 1 below 10M parameters, else all"
     )
+    processes: int | None = Field(
+        None, ge=1, description="how many torchrun must have started; by default any number"
+    )
     warmup_updates: int = Field(
         0,
         ge=0,

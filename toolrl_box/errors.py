@@ -7,6 +7,7 @@
     ├── RunFolderError     a run folder that is taken, missing, locked or not ours
     │   └── CheckpointError    a checkpoint that is incomplete or damaged
     ├── JudgeError         an LLM judge that is down, refuses or answers nonsense
+    ├── TeamError          another process of the same run that is gone
     └── MissingExtraError  an optional package that is not installed
 
 A message names the value, the rule and the choices. Bugs are not in this tree: they are asserts.
@@ -46,6 +47,10 @@ class CheckpointError(RunFolderError):
 
 
 class JudgeError(ToolRLError):
+    pass
+
+
+class TeamError(ToolRLError):
     pass
 
 

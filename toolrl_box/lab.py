@@ -37,6 +37,7 @@ from toolrl_box.evaluate import Evaluator
 from toolrl_box.formats import ALL_FORMATS
 from toolrl_box.hinter import Hinter
 from toolrl_box.judge import Judge
+from toolrl_box.lockstep import Lockstep
 from toolrl_box.models import load_model
 from toolrl_box.phases import RL, Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
@@ -51,6 +52,7 @@ from toolrl_box.samples import Encode, dialogue_to_sample
 from toolrl_box.schemes import build_scheme
 from toolrl_box.seeds import derive
 from toolrl_box.supervision import Analyst
+from toolrl_box.team import ALONE, Team
 from toolrl_box.train import Progress, drive
 from toolrl_box.types import Task, ToolFormat, World
 
@@ -71,32 +73,33 @@ class Watch:
     note: Callable[[str], None] = lambda text: None
 
 
-def start(config: RunConfig, run_dir: Path, watch: Watch = Watch()) -> Ended:
-    """A new run in a new or empty folder."""
+def start(config: RunConfig, run_dir: Path, watch: Watch = Watch(), team: Team = ALONE) -> Ended:
+    """A new run in a new or empty folder. Of several processes, the main one calls this."""
     RunLog.check_free(run_dir)
-    lab = _Lab(config)  # everything that can be refused is refused before the folder is made
+    lab = _Lab(config, team)  # what can be refused is refused before the folder is made
     lab.check_judge(watch)
     lab.check_base()
-    with RunLog.create(run_dir, lab.resolved(), environment(config)) as log:
+    with RunLog.create(run_dir, lab.resolved(), environment(config, team)) as log:
         lab.keep_detectors(run_dir)
         watch.begin(config)
-        return drive(lab.scheme, lab.context(log), lab.backend, lab.recorder(log, watch))
+        return lab.drive(log, lab.recorder(log, watch))
 
 
-def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
-    """Go on with a run from its newest sound checkpoint; ends as the uninterrupted run would."""
+def resume(run_dir: Path, watch: Watch = Watch(), team: Team = ALONE) -> Ended:
+    """Go on with a run from its newest sound checkpoint; ends as the uninterrupted run would. Of
+    several processes, the main one calls this."""
     with RunLog.resume(run_dir) as log:
-        config = parse(read_yaml(run_dir / "config.yaml"))
+        config = config_of(run_dir)
         if finished(run_dir):
             raise RunFolderError(f"{run_dir} is a finished run: there is nothing to resume")
         kept = run_dir / DETECTOR
-        lab = _Lab(config, str(kept) if kept.exists() else None)
+        lab = _Lab(config, team, str(kept) if kept.exists() else None)
         watch.begin(config)
         if not checkpoints.complete_steps(run_dir):
             watch.note("no checkpoint yet: starting from step 0")
             log.rewind(START)
             checkpoints.sweep(run_dir, step=-1)
-            return drive(lab.scheme, lab.context(log), lab.backend, lab.recorder(log, watch))
+            return lab.drive(log, lab.recorder(log, watch))
         path, state, complaints = checkpoints.latest(run_dir)
         for complaint in complaints:
             watch.note(f"passed over: {complaint}")
@@ -116,7 +119,16 @@ def resume(run_dir: Path, watch: Watch = Watch()) -> Ended:
         lab.backend.load(path)
         recorder.restore(state)
         watch.note(f"resumed from step {progress.step}")
-        return drive(lab.scheme, lab.context(log), lab.backend, recorder, progress, outcomes)
+        return lab.drive(log, recorder, progress, outcomes)
+
+
+def follow(config: RunConfig, team: Team) -> None:
+    """What every process but the main one does, of a new run and of a resumed one."""
+    _Lab(config, team).backend.follow()
+
+
+def config_of(run_dir: Path) -> RunConfig:
+    return parse(read_yaml(run_dir / "config.yaml"))
 
 
 def finished(run_dir: Path) -> bool:
@@ -134,11 +146,12 @@ def finished(run_dir: Path) -> bool:
 class _Lab:
     """The objects of one run."""
 
-    def __init__(self, config: RunConfig, detectors: str | None = None) -> None:
+    def __init__(self, config: RunConfig, team: Team = ALONE, detectors: str | None = None) -> None:
         """``detectors``: the detector file to use in place of the config's."""
         from toolrl_box.trl_backend import TRLBackend  # seconds of imports; not for `toolrl list`
 
         self.config = config
+        self._team = team
         self._detector_file = detector_file.load(detectors or config.guard.detector)
         self._detectors = detector_file.make(self._detector_file)
         self._hinter: Hinter | None = None
@@ -148,7 +161,8 @@ class _Lab:
         self.scheme: Scheme = WarmedUp(self._scheme, config.warmup_updates)
         loaded = load_model(config.model.name, config.model.precision)
         torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
-        self.model = loaded.model
+        # transformers types `to` wrongly.
+        self.model = torch.nn.Module.to(loaded.model, team.device)
         self.tokenizer = loaded.tokenizer
         pad = int(loaded.tokenizer.pad_token_id)
         self.policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
@@ -184,7 +198,9 @@ class _Lab:
         opening = next(self._scheme.phases(self.ctx), None)
         if isinstance(opening, RL):
             collect.check(opening)
-        self.backend = TRLBackend(
+            if team.size > 1 and opening.hints and opening.hints.source == "llm":
+                raise ConfigError("hints from an LLM are written by one process: start only one")
+        backend = TRLBackend(
             loaded.model,
             loaded.tokenizer,
             collect,
@@ -192,7 +208,9 @@ class _Lab:
             self.fmt,
             stream.at,
             config,
+            team.size,
         )
+        self.backend = Lockstep(team, backend)
 
     @property
     def eval_categories(self) -> tuple[str, ...]:
@@ -202,11 +220,24 @@ class _Lab:
         """The config as plain values, the scheme's and the world's defaults spelled out."""
         values = self.config.model_dump(mode="json")
         values["scheme"] = {"name": self.config.scheme.name, **asdict(cast(Any, self._scheme))}
+        values["processes"] = self._team.size
         values["env"] |= asdict(cast(Any, self.world))
         trained = self.config.env.train_categories or self.world.train_categories
         values["env"]["train_categories"] = list(trained)
         values["env"]["eval_categories"] = list(self.eval_categories)
         return values
+
+    def drive(
+        self,
+        log: RunLog,
+        recorder: Recorder,
+        progress: Progress | None = None,
+        outcomes: list[Outcome] | None = None,
+    ) -> Ended:
+        """To the end of the run, or of this process's part in it."""
+        ended = drive(self.scheme, self.context(log), self.backend, recorder, progress, outcomes)
+        self.backend.dismiss()
+        return ended
 
     def _llm_hint(self, task: Task) -> str:
         assert self._hinter is not None, "made with the run folder, before any rollout"
@@ -333,13 +364,15 @@ def threads_for(config: RunConfig, parameters: int) -> int:
     return 1 if parameters < SMALL_MODEL else max(1, torch.get_num_threads())
 
 
-def environment(config: RunConfig) -> dict[str, Any]:
+def environment(config: RunConfig, team: Team = ALONE) -> dict[str, Any]:
     """What the run depends on besides its config; JSON values."""
     return {
         "toolrl_box": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "threads": config.threads,
+        "processes": team.size,
+        "distributed_type": team.kind,
         "packages": {name: installed(name) for name in PACKAGES},
     }
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from toolrl_box.errors import JudgeError
@@ -27,6 +27,8 @@ from toolrl_box.types import Task, ToolFormat
 
 OnFailure = Literal["error", "analyst", "skip"]
 FREE = Answer(None, None, 0, 0, None, 0)
+GIVE_UP = 3
+"""Unanswered questions in a row after which the judge is asked no more for this phase."""
 
 
 class Reflector:
@@ -49,6 +51,7 @@ class Reflector:
         self._judge = judge
         self._on_failure = on_failure
         self._ledger = Ledger(log.path / "judge.jsonl")
+        self._unanswered = 0
 
     def __call__(self, keys: Sequence[RolloutKey], texts: int) -> tuple[Task, ...]:
         """At most ``texts`` tasks for each of ``keys``, in order."""
@@ -65,7 +68,7 @@ class Reflector:
         )
 
     def _write(self, keys: Sequence[RolloutKey], texts: int) -> list[dict[str, Any]]:
-        logs = self._logs(keys)
+        logs, self._unanswered = self._logs(keys), 0
         rows = [self._row(key, logs[key], texts) for key in keys]
         step = self._log.last_step + 1
         self._log.reflections(step, rows)
@@ -113,6 +116,8 @@ class Reflector:
         prompt = judge_prompt(task, log, self._fmt)
         question = judge.digest(prompt)
         answer = self._ledger.get(question)
+        if answer is None and self._unanswered >= GIVE_UP:
+            return replace(FREE, error=f"not asked: {GIVE_UP} in a row before it went unanswered")
         if answer is None:
             answer = judge.ask(prompt)
             if answer.error is not None and self._on_failure == "error":
@@ -121,6 +126,7 @@ class Reflector:
                     "analyst or skip"
                 )
             self._ledger.add(question, answer)
+        self._unanswered = 0 if answer.text else self._unanswered + 1
         return answer
 
     def _logs(self, keys: Sequence[RolloutKey]) -> dict[RolloutKey, list[Said]]:

@@ -177,11 +177,13 @@ def run_episodes(
     max_tokens: int = 4096,
     max_observation_tokens: int = 1024,
     prefills: Sequence[str] | None = None,
+    first_row: int = 0,
 ) -> list[Rollout]:
     """Play every task once; the rollouts in the order of the tasks, with reward 0 as yet.
 
     ``prefills``: for each task, words with which its first assistant message is made to begin;
-    they count as prompt.
+    they count as prompt. ``first_row``: the number of the first task's row in the session, where
+    the tasks are a part of a greater batch.
 
     Stop reasons: the environment's own (``done`` if it names none), ``max_messages``,
     ``max_tokens`` and ``error``; for the last three the outcome is empty. The last turn of an
@@ -190,11 +192,12 @@ def run_episodes(
     """
     limits = Limits(max_messages, max_tokens, max_observation_tokens)
     end_id = end_of_message_id(encode)
-    episodes = [
-        _Episode(task, make_env(), fmt, encode, end_id, limits, prefill=prefill)
-        for task, prefill in zip(tasks, prefills or [""] * len(tasks), strict=True)
-    ]
-    appended = {i: episode.start() for i, episode in enumerate(episodes)}
+    rows = zip(tasks, prefills or [""] * len(tasks), strict=True)
+    episodes = {
+        row: _Episode(task, make_env(), fmt, encode, end_id, limits, prefill=prefill)
+        for row, (task, prefill) in enumerate(rows, first_row)
+    }
+    appended = {row: episode.start() for row, episode in episodes.items()}
     session = policy.session(sampling)
     while True:
         for i in appended:
@@ -210,7 +213,7 @@ def run_episodes(
             i: episodes[i].take(generation, decode(_spoken(generation)))
             for i, generation in generations.items()
         }
-    rollouts = [episode.ended for episode in episodes]
+    rollouts = [episode.ended for episode in episodes.values()]
     return [rollout for rollout in rollouts if rollout is not None]
 
 

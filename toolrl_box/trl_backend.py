@@ -8,7 +8,8 @@ does not is written in docs/decisions.md; the private names used here, each pinn
 test, are ``_get_per_token_logps_and_entropies``, ``_prepare_inputs``, ``_compute_loss``'s log keys
 and the instance attribute ``model.forward`` that TRL leaves behind.
 
-Left out: vLLM rollouts, LoRA and several processes (issue SCALE).
+Of several processes each takes its share of a step's prompts and of a batch's rows
+(``lockstep`` keeps them together). Left out: vLLM rollouts and LoRA.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from toolrl_box.checkpoints import OPTIMIZER_PREFIX
 from toolrl_box.collect import Collector
 from toolrl_box.config import RunConfig
 from toolrl_box.dense import dense_logprobs, shares_prompts
-from toolrl_box.errors import ModelError
+from toolrl_box.errors import ConfigError, ModelError
 from toolrl_box.losses import shaped, supervised_loss
 from toolrl_box.meter import Meter
 from toolrl_box.moments import moments, restore
@@ -60,7 +61,17 @@ class TRLBackend:
         fmt: ToolFormat,
         tasks_at: Callable[[int], Sequence[Task]],
         config: RunConfig,
+        processes: int = 1,
     ) -> None:
+        """Raises ConfigError for batches that ``processes`` cannot share evenly."""
+        for name, rows in (
+            ("grpo.prompts_per_step", config.grpo.prompts_per_step),
+            ("the rows of a mini-batch", _rows(config) // config.grpo.mini_batches),
+            ("sft.batch_size", config.sft.batch_size),
+        ):
+            if rows % processes:
+                raise ConfigError(f"{processes} processes cannot share {name} ({rows}) evenly")
+        self._processes = processes
         self.model = model
         self.tokenizer = tokenizer
         self._collect = collect
@@ -75,7 +86,6 @@ class TRLBackend:
 
     def rl(self, phase: RL, steps: int, first: int, *, on_step: OnStep) -> None:
         grpo = self._config.grpo
-        rows = grpo.prompts_per_step * grpo.group_size
         if phase.fresh_optimizer and steps == phase.steps:  # the phase begins
             self._forget("rl")
         # The SFT moments are of no use to anybody once RL goes on.
@@ -106,7 +116,9 @@ class TRLBackend:
                 callbacks=[meter],
                 args=GRPOConfig(
                     **self._arguments(folder, steps * grpo.mini_batches),
-                    per_device_train_batch_size=rows // grpo.mini_batches,
+                    per_device_train_batch_size=_rows(self._config)
+                    // grpo.mini_batches
+                    // self._processes,
                     steps_per_generation=grpo.mini_batches,
                     num_generations=grpo.group_size,
                     max_completion_length=self._config.rollout.max_tokens,
@@ -157,7 +169,7 @@ class TRLBackend:
                 callbacks=[meter],
                 args=SFTConfig(
                     **self._arguments(folder, updates - done),
-                    per_device_train_batch_size=settings.batch_size,
+                    per_device_train_batch_size=settings.batch_size // self._processes,
                     max_grad_norm=settings.max_grad_norm,
                     max_length=None,
                     dataset_kwargs={"skip_prepare_dataset": True},
@@ -197,7 +209,8 @@ class TRLBackend:
             indices = [int(prompt) for prompt in prompts[::group_size]]
             step = first + indices[0] // per_step
             meter.rl_step = step
-            meter.groups = self._collect([tasks[i] for i in indices], step, phase)
+            mine = indices[0] % per_step  # this process's first prompt of the step
+            meter.groups = self._collect([tasks[i] for i in indices], step, phase, mine)
             meter.add("seconds_rollout", time.perf_counter() - start)
             # TRL shuffles the batch with the global generator: make that a function of the step.
             torch.manual_seed(derive(self._config.seed, "shuffle", step))
@@ -241,6 +254,9 @@ class TRLBackend:
             "disable_tqdm": True,
             "remove_unused_columns": False,
             "dataloader_pin_memory": False,
+            # Both would talk to the other processes in every forward pass, whose number differs.
+            "ddp_broadcast_buffers": False,
+            "ddp_find_unused_parameters": False,
         }
 
     def _train(self, trainer: GRPOTrainer | SFTTrainer) -> None:
@@ -302,6 +318,11 @@ class TRLBackend:
             path.stem.removeprefix(OPTIMIZER_PREFIX): load_file(path)
             for path in folder.glob(f"{OPTIMIZER_PREFIX}*.safetensors")
         }
+
+
+def _rows(config: RunConfig) -> int:
+    """Rollouts of a step."""
+    return config.grpo.prompts_per_step * config.grpo.group_size
 
 
 def _given_reward(given: list[float], **_: Any) -> list[float]:
@@ -372,15 +393,29 @@ class _GRPO(GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         self._shaped_B = inputs.get("shaped")
         loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+        if self.loss_type == "bnpo":
+            mask_BT = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+            loss = loss * self._weight(mask_BT.sum())
         weight = self._term.at(self._meter.rl_step) if self._term else 0.0
         rows = self._term_rows() if weight else ()
         if not self._term or not rows:
             return loss
-        self._meter.count("sft_tokens", sum(sum(row.loss_mask) for row in rows))
+        learned = sum(sum(row.loss_mask) for row in rows)
+        self._meter.count("sft_tokens", learned)
         term, nll = supervised_loss(model, rows, self._term.weighting, self._pad_id)
         self._metrics["train"]["sft_term_nll"].append(nll.item())
         self._metrics["train"]["sft_term_weight"].append(weight)
+        term = term * self._weight(torch.tensor(learned, device=loss.device))
         return loss + weight * term / self.current_gradient_accumulation_steps
+
+    def _weight(self, tokens: torch.Tensor) -> torch.Tensor | float:
+        """Of a mean over this process's tokens, so that the processes' mean is that over all."""
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return 1.0
+        total: torch.Tensor = self.accelerator.reduce(tokens, reduction="sum")
+        weight: torch.Tensor = tokens * processes / total.clamp(min=1)
+        return weight
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -10,19 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from toolrl_box.base import build, measure_search
+from toolrl_box.base import build, measure_search, recipe_for
 from toolrl_box.models import DATA
-from toolrl_box.models.pocket import PocketRecipe
 from toolrl_box.models.search import SearchRecipe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "noise"), [("noisy", 0.1), ("clean", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "noise", "width"), [("noisy", 0.1, None), ("clean", 0.0, None), ("narrow", 0.1, 96)]
+)
 def test_a_rebuilt_base_succeeds_as_often_as_the_shipped_one(
-    tmp_path: Path, name: str, noise: float
+    tmp_path: Path, name: str, noise: float, width: int | None
 ) -> None:
     shipped = json.loads((DATA / name / "recipe.json").read_text())
-    success = build(PocketRecipe(noise=noise), tmp_path / "base", lambda done, total, loss: None)
+    recipe = recipe_for("pocket", 0, noise=noise, width=width)
+    success = build(recipe, tmp_path / "base", lambda done, total, loss: None)
     rebuilt = json.loads((tmp_path / "base" / "recipe.json").read_text())
     assert rebuilt["recipe"] == shipped["recipe"]
     # Another CPU rounds otherwise, and 1,780 updates make that another model; 200 tasks leave a
@@ -34,11 +36,11 @@ def test_a_rebuilt_base_succeeds_as_often_as_the_shipped_one(
     print(f"{name}: weights {'identical' if same else 'differ'}")
 
 
-@pytest.mark.parametrize("name", ["noisy", "clean"])
+@pytest.mark.parametrize("name", ["noisy", "clean", "narrow"])
 def test_a_shipped_base_is_small_and_documents_its_recipe_and_success(name: str) -> None:
     record = json.loads((DATA / name / "recipe.json").read_text())
     assert (DATA / name / "model.safetensors").stat().st_size <= 8_000_000
-    assert record["recipe"]["noise"] == {"noisy": 0.1, "clean": 0.0}[name]
+    assert record["recipe"]["noise"] == {"noisy": 0.1, "clean": 0.0, "narrow": 0.1}[name]
     for fmt in ("hermes", "pythonic", "xml"):
         assert record["success"][f"{fmt}_greedy"] >= 0.35
         assert record["success"][f"{fmt}_sampled"] >= 0.20

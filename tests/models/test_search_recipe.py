@@ -122,6 +122,8 @@ def test_a_worlds_recipe_has_a_knob_of_its_own() -> None:
     assert recipe_for("pocket", 3, noise=0.0) == PocketRecipe(seed=3, noise=0.0)
     assert recipe_for("search", 3, gate=0.5) == SearchRecipe(seed=3, gate=0.5)
     assert recipe_for("search", 0) == SearchRecipe()
+    narrow = PocketRecipe(hidden_size=96, intermediate_size=192)
+    assert recipe_for("pocket", 0, width=96) == narrow
     with pytest.raises(ConfigError, match=r"--gate 0\.5: the recipe of world 'pocket' has no gate"):
         recipe_for("pocket", 0, gate=0.5)
     with pytest.raises(ConfigError, match=r"unknown world 'serch'; did you mean 'search'\?"):

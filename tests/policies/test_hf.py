@@ -229,6 +229,20 @@ def test_rows_with_one_prompt_are_drawn_independently() -> None:
     assert len({generation.completion_ids for generation in out.values()}) > 1
 
 
+def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
+    policy = policy_of(tiny(), [3, 7, 11])
+    rows = {key: ids(4 + key, key) for key in range(6)}
+    whole = policy.session(Sampling(1.0, 12, 0))
+    part = policy.session(Sampling(1.0, 12, 0))
+    for _ in range(3):  # later messages too: rows stop at different times
+        together = whole.generate(rows)
+        beside = part.generate({key: rows[key] for key in (4, 1)})
+        for key in (1, 4):
+            assert beside[key].completion_ids == together[key].completion_ids
+            assert beside[key].logprobs == pytest.approx(together[key].logprobs, abs=1e-4)
+        rows = {key: [5, 6] for key in rows}
+
+
 def test_the_same_seed_gives_the_same_messages_and_another_seed_others() -> None:
     policy = policy_of(tiny(), [3, 7, 11])
     first, again, other = (played(policy, ROUNDS, Sampling(1.0, 12, seed))[1] for seed in (4, 4, 5))
@@ -264,7 +278,9 @@ def test_a_token_of_probability_zero_is_never_drawn(last: int) -> None:
     session = policy.session(Sampling(1.0, 1, 0))
     logits = torch.full((2000, VOCABULARY), -math.inf)
     logits[:, [last, 7]] = torch.tensor([0.0, 0.0])
-    tokens, scores = session._sample(logits)
+    draws = random.Random(0)
+    u = [0.0, 1 - 2**-24, *(draws.randrange(2**24) / 2**24 for _ in range(1998))]
+    tokens, scores = session._sample(logits, u)
     assert set(tokens.tolist()) == {last, 7}
     assert scores.tolist() == pytest.approx([math.log(0.5)] * 2000)
 

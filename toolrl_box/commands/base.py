@@ -21,6 +21,9 @@ def build(
         float | None,
         typer.Option(min=0, max=1, help="search: share that searches without examples. [0.01]"),
     ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Hidden size; twice that between layers. [128]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train a base of an embedded model by its recipe (minutes) and measure it."""
@@ -29,7 +32,7 @@ def build(
     silence()
     from toolrl_box.base import build, recipe_for
 
-    recipe = recipe_for(world, seed, noise=noise, gate=gate)
+    recipe = recipe_for(world, seed, noise=noise, gate=gate, width=width)
     with UpdateBar(console) as bar:
         success = build(recipe, output, bar.show)
     for name, share in success.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from toolrl_box.errors import ConfigError, lookup
 
 if TYPE_CHECKING:
     from toolrl_box.config import RunConfig
+    from toolrl_box.team import Team
 
 
 def run(
@@ -54,9 +56,16 @@ def run(
     from toolrl_box.interrupts import Interrupts
     from toolrl_box.progress import Display, silence
     from toolrl_box.runlog import RunLog
+    from toolrl_box.team import join
 
     settings = load(config, sets or (), options)
+    if resume is not None:
+        settings = parse(RunLog.open(resume).config)
     _check_names(settings)
+    team = join(settings.processes)
+    if not team.main:
+        _follow(settings, team)
+        return
     run_dir = resume or output_dir or _free_folder(settings)
     ended = "aborted"
     with Interrupts() as interrupts, Display(console) as display, suppress(KeyboardInterrupt):
@@ -65,9 +74,10 @@ def run(
 
         watch = lab.Watch(display.begin, display.show, interrupts.asked, display.note)
         if resume is None:
-            ended = lab.start(settings, run_dir, watch)
+            ended = lab.start(settings, run_dir, watch, team)
         else:
-            ended = lab.resume(run_dir, watch)
+            ended = lab.resume(run_dir, watch, team)
+    team.leave()
     if ended != "done":
         say(f"{ended}; go on with: toolrl run --resume {run_dir}")
         raise typer.Exit(interrupts.exit_code)
@@ -90,6 +100,21 @@ def report(
     summary = write_report(run_dir)
     say(f"{summary['verdict']}: {summary['headline']}")
     say(f"report: {run_dir / 'report' / 'index.html'}")
+
+
+def _follow(settings: RunConfig, team: Team) -> None:
+    """One of several processes that is not the main one: it says nothing, and leaves signals,
+    which torchrun sends to all, to that one."""
+    from toolrl_box.interrupts import SIGNALS
+    from toolrl_box.progress import silence
+
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    silence()
+    from toolrl_box import lab
+
+    lab.follow(settings, team)
+    team.leave()
 
 
 def _free_folder(settings: RunConfig) -> Path:

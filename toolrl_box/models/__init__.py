@@ -41,6 +41,7 @@ def _search(gate: str) -> Callable[[], Path]:
 MODELS: Mapping[str, tuple[str, Callable[[], Path]]] = {
     "pocket": ("0.7M Qwen2, noisy base (the laboratory's default)", lambda: DATA / "noisy"),
     "pocket-clean": ("the same without structural noise: the control", lambda: DATA / "clean"),
+    "pocket-narrow": ("the noisy base at three quarters of the width", lambda: DATA / "narrow"),
     "search": ("the search world's base: follows an example, hardly calls without", _search("mid")),
     "search-high": ("the same, more likely to call without an example", _search("high")),
     "search-low": ("the same, less likely to call without an example", _search("low")),

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -157,7 +158,8 @@ class _Row:
 
 
 class HFSession:
-    """``Session`` over a :class:`HFPolicy`; its seed fixes every draw."""
+    """``Session`` over a :class:`HFPolicy`. The seed and a row's number fix its draws, so it may be
+    sampled in any batch, on any of several processes."""
 
     def __init__(self, policy: HFPolicy, sampling: Sampling) -> None:
         if sampling.temperature < 0 or sampling.max_new_tokens < 1:
@@ -169,7 +171,7 @@ class HFSession:
         self._model = policy.model
         self._sampling = sampling
         self._device = policy.model.device
-        self._generator = torch.Generator(self._device).manual_seed(sampling.seed)
+        self._draws: dict[int, np.random.Generator] = {}
         self._rows: dict[int, _Row] = {}
         self._seen: set[int] = set()
         self._cache = RowCache(policy.layers, 0, 0)
@@ -299,7 +301,9 @@ class HFSession:
         members, cache = keys, self._cache
         at_B, mask_B11N = self._decoding_state(members)
         for step in range(1, limit + 1):
-            token_B, score_B = self._sample(self._steered(members, tokens, logits_BV))
+            # What runs along unheard draws nothing: a row's draws hang on nothing but itself.
+            u_B = [self._draw(key) if key in active else 0.0 for key in members]
+            token_B, score_B = self._sample(self._steered(members, tokens, logits_BV), u_B)
             drawn = zip(members, token_B.tolist(), score_B.tolist(), strict=True)
             for key, token, score in drawn:
                 if key in active:
@@ -346,8 +350,15 @@ class HFSession:
         mask_BN = torch.where(slots_N < at_B[:, None], 0.0, self._hidden)
         return at_B, mask_BN[:, None, None].to(self._model.dtype)
 
-    def _sample(self, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """One token per row and its log-prob (nats) under the tempered distribution.
+    def _draw(self, key: int) -> float:
+        """The next number in [0, 1) of the row's own stream, below 1 also as float32."""
+        if key not in self._draws:
+            self._draws[key] = np.random.default_rng([self._sampling.seed, key])
+        return float(self._draws[key].random(dtype=np.float32))
+
+    def _sample(self, logits_BV: Tensor, u_B: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """One token per row, drawn by the row's ``u`` in [0, 1), and its log-prob (nats) under the
+        tempered distribution.
 
         At temperature 0 that distribution is a point and says nothing: the log-prob is then
         that of temperature 1.
@@ -365,7 +376,7 @@ class HFSession:
             # Inverse distribution function. u < 1 keeps u * total below total also in float32,
             # and right=True skips tokens of probability 0: both ends are safe.
             cumulative_BV = logprobs_BV.exp().cumsum(1)
-            u_B1 = torch.rand((len(logits_BV), 1), generator=self._generator, device=self._device)
+            u_B1 = torch.tensor(u_B, dtype=cumulative_BV.dtype, device=self._device)[:, None]
             target_B1 = u_B1 * cumulative_BV[:, -1:]
             token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
         return token_B1.squeeze(1), logprobs_BV.gather(1, token_B1).squeeze(1)
