@@ -1,5 +1,6 @@
 # make run    a complete interleaved SFT-RL run on this machine, report included
 # make test   the test suite            make check  style, types, layers
+#             (the pages are tried in a browser where `apt-get install chromium` was done)
 # make bench  seconds per step, split   make format rewrite the sources in the house style
 # make monitors ARGS=DATASET            public monitors on the logs of a warning data set
 #
@@ -10,6 +11,9 @@ VENV ?= .venv
 ARGS ?=
 PYTEST_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Its tests compare with the official checker. Without its dependencies: they cannot be installed
+# beside ours, and what is used of it needs mpmath alone (extra bfcl).
+BFCL := bfcl-eval==2026.3.23
 
 .PHONY: run test check bench format monitors
 
@@ -43,8 +47,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e ".[dev]"
+$(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile | $(VENV)/bin/python
+	$(PIP) -e ".[dev,bfcl]"
+	$(PIP) --no-deps $(BFCL)
 	touch $(VENV)/.installed $@
 
 # Other people's packages, in an environment that holds nothing of ours.

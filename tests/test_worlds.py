@@ -17,14 +17,16 @@ every_world = pytest.mark.parametrize("name", ENVS)
 
 
 def made(name: str) -> tuple[RunConfig, World]:
-    config = load(sets=[f"env={name}", "env.train_tasks=9", "probe.episodes=3"])
+    config = load(
+        sets=[f"env={name}", "env.train_tasks=9", "grpo.prompts_per_step=3", "probe.episodes=3"]
+    )
     return config, build_world(name, config.env.knobs)
 
 
 @every_world
 def test_a_world_says_what_it_has(name: str) -> None:
     config, world = made(name)
-    assert {"train", "heldout", "bank", "ood"} <= set(world.splits)
+    assert {"train", "heldout", "bank"} <= set(world.splits)
     assert set(world.train_categories) <= set(world.categories)
     assert set(world.formats) <= set(ALL_FORMATS)
     assert config.format == world.formats[0]

@@ -235,6 +235,16 @@ WORLD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "rollout.max_tokens": 1536,
         "rollout.max_observation_tokens": 256,
     },
+    # Prompts have 2 to 5 thousand tokens. Sized for a model of 8192 positions; the paper
+    # (arXiv 2606.26027) has 16384, and 2048 for a message.
+    "bfcl": {
+        "model.name": "smollm2",
+        "rollout.max_new_tokens": 512,
+        "rollout.max_messages": 30,
+        "rollout.max_tokens": 8192,
+        "rollout.max_observation_tokens": 1024,
+        "eval.ood": False,  # no foreign content here, and long contexts
+    },
 }
 
 
@@ -297,8 +307,9 @@ def load(
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` over the defaults of the model and of the world they name, the model's first."""
-    for kind, table in (("model", MODEL_DEFAULTS), ("env", WORLD_DEFAULTS)):
+    """``values`` over the defaults of the world and of the model they name, the world's first: it
+    may name the model."""
+    for kind, table in (("env", WORLD_DEFAULTS), ("model", MODEL_DEFAULTS)):
         named = values.get(kind)
         name = named.get("name") if isinstance(named, dict) else named
         for key, default in table.get(str(name), {}).items():

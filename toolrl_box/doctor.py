@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from toolrl_box import __version__
+from toolrl_box.envs.bfcl_package import INSTALL as BFCL
 from toolrl_box.lab import PACKAGES, installed
 from toolrl_box.models import MODELS
 
@@ -24,7 +25,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "vllm": (("vllm",), "pip install 'toolrl-box[vllm]' on a machine with a GPU"),
     "bfcl": (
         ("bfcl-eval", "mpmath"),
-        "pip install 'toolrl-box[bfcl]' && pip install --no-deps bfcl-eval==2026.3.23",
+        BFCL,
     ),
     "reasoning": (("reasoning-gym",), "pip install 'toolrl-box[reasoning]'"),
     "ray": (("ray",), "pip install 'toolrl-box[ray]'"),

@@ -350,7 +350,10 @@ def gold_bank(config: RunConfig, fmt: ToolFormat, world: World, encode: Encode) 
     turns = zip_longest(*by_category.values())  # categories in rotation, shortest first
     tasks = [task for turn in turns for task in turn if task is not None][:episodes]
     for task in tasks:
-        played = replay_gold(task, fmt, world, encode)
+        # No limit of rollouts: the bank is read, not sampled.
+        played = replay_gold(
+            task, fmt, world, encode, max_messages=sys.maxsize, max_tokens=sys.maxsize
+        )
         if played.outcome.get("success") != 1.0:
             why = played.error or played.stop_reason
             raise DataError(f"gold dialogue of bank task '{task.id}' does not succeed: {why}")

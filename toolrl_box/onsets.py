@@ -14,7 +14,7 @@ steps. Output: :class:`Onsets`. The rules:
   m at 70% of its height or more; everything else is ``ambiguous`` and is reported as that.
 
 Left out: why a run collapsed (``report``), and verdicts for reports, which have rules of their own
-(:mod:`toolrl_box.report.verdict`) because they must also judge runs with few evaluations.
+(:mod:`toolrl_box.verdicts`) because they must also judge runs with few evaluations.
 """
 
 from __future__ import annotations

@@ -44,6 +44,12 @@ def format_of_answer(rollout: Rollout) -> float:
     return format_score([turn.parsed for turn in rollout.turns])
 
 
+def junk_calls(rollout: Rollout) -> float:
+    """Calls that the environment could not carry out: a penalty when its weight is negative. 0.0
+    for an episode that was cut short, and where the environment does not count them."""
+    return float(rollout.outcome.get("junk_calls", 0.0))
+
+
 def exact_match(rollout: Rollout) -> float:
     """1.0 when the last message's text is one of ``target["answers"]``, after normalisation.
 
@@ -65,6 +71,7 @@ REWARDS: Mapping[str, Reward] = {
     "exact_match": exact_match,
     "accuracy": accuracy,
     "format": format_of_answer,
+    "junk_calls": junk_calls,
 }
 
 

@@ -255,9 +255,9 @@ def test_time_grows_with_the_length_only(fmt: Icrl, unit: str) -> None:
         text = unit * (characters // len(unit))
         best = float("inf")
         for _ in range(2):
-            start = time.perf_counter()
+            start = time.process_time()
             fmt.parse(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     assert seconds(64_000) < 32 * seconds(8_000) + 0.05

@@ -6,13 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolrl_box.report.verdict import Curve, judge, reward_onset, structural_onset
+from toolrl_box.curves import NOTHING, Curve
+from toolrl_box.verdicts import Signals, Verdict, reward_onset, structural_onset
+from toolrl_box.verdicts import judge as judge_signals
 
 
 def curve(*pieces: tuple[int, float]) -> Curve:
     """``(count, value)`` pieces one after the other, from step 1 on."""
     values = [value for count, value in pieces for _ in range(count)]
     return Curve(tuple(range(1, len(values) + 1)), tuple(values))
+
+
+def judge(reward: Curve, healthy: Curve, evaluation: Curve = NOTHING) -> Verdict:
+    return judge_signals(Signals(reward, healthy, evaluation))
 
 
 SOUND = curve((30, 0.95))
@@ -68,9 +74,9 @@ def test_mostly_broken_messages_are_a_structural_collapse_even_while_reward_hold
     assert (verdict.name, verdict.onset, verdict.reward_onset) == ("structural_collapse", 19, None)
 
 
-def test_partly_broken_messages_with_reward_intact_are_drift() -> None:
+def test_partly_broken_messages_with_reward_intact_are_text_pollution() -> None:
     verdict = judge(curve((30, 0.4)), curve((18, 0.95), (12, 0.7)))
-    assert (verdict.name, verdict.onset, verdict.structural_onset) == ("drifting", None, 20)
+    assert (verdict.name, verdict.onset, verdict.structural_onset) == ("text_pollution", None, 20)
 
 
 def test_reward_that_ends_between_half_and_seventy_percent_of_its_peak_is_drift() -> None:

@@ -29,8 +29,8 @@ from typing import Literal
 
 import numpy as np
 
-from toolrl_box.report.verdict import FALLEN
 from toolrl_box.stats import Array, Interval, bootstrap
+from toolrl_box.verdicts import FALLEN
 
 Name = Literal["not collapsed", "intact and obscured", "partly", "lost"]
 

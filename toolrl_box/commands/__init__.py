@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from toolrl_box.commands import about, base, models, runs, studies, warning
+from toolrl_box.commands import about, base, diagnose, models, runs, studies, warning
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": runs.run,
@@ -18,6 +18,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "evaluate": models.evaluate,
     "eval": models.eval_,
     "probe": models.probe,
+    "diagnose": diagnose.diagnose,
+    "watch": diagnose.watch,
     "ablate": studies.ablate,
     "calibrate": warning.calibrate,
     "dataset": warning.dataset,

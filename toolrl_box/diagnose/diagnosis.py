@@ -11,20 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-VERSION: Literal[1] = 1
+from toolrl_box.verdicts import Name as VerdictName
 
-VerdictName = Literal[
-    "healthy",
-    "drifting",
-    "text_pollution",
-    "structural_collapse",
-    "capability_loss",
-    "reward_collapse",
-    "entropy_collapse",
-    "length_explosion",
-    "suspected_bug",
-    "insufficient_data",
-]
+VERSION: Literal[1] = 1
 
 
 class _Part(BaseModel):
@@ -51,22 +40,41 @@ class ToolFormatSeen(_Part):
 
 
 class Totals(_Part):
+    """``steps_per_row``: 1, or how many steps a row of the timeline stands for in a long log.
+    ``length_in``: what lengths are counted in."""
+
     rollouts: int
     messages: int
     steps: int
     first_step: int | None
     last_step: int | None
+    steps_per_row: int = 1
+    length_in: Literal["tokens", "characters"] | None = None
+
+
+class Also(_Part):
+    """A further rule that holds."""
+
+    name: VerdictName
+    evidence: str
+    since: int | None
 
 
 class Verdict(_Part):
+    """``since``: the step at which the rule first held, as in a run's report; it follows trailing
+    means, so the change itself (:class:`Onset`) is usually some steps earlier."""
+
     name: VerdictName
     headline: str
     reason: str
+    since: int | None = None
+    also: tuple[Also, ...] = ()
 
 
 class Onset(_Part):
     """When it began. ``low`` to ``high`` is where another change-point method, or resampling of
-    the steps' figures, puts it; ``signal`` is the curve that broke."""
+    the steps' figures, puts it; ``signal`` is the curve that broke, with its mean ``before`` and
+    ``after``."""
 
     signal: str
     step: int
@@ -75,6 +83,8 @@ class Onset(_Part):
     method: str
     checked_by: str | None
     agree: bool | None
+    before: float | None = None
+    after: float | None = None
 
 
 class Place(_Part):
@@ -91,7 +101,7 @@ class Place(_Part):
 
 class Involved(_Part):
     """A control token or piece, the slot it is missing from or was put into, and how often it was
-    at fault in the messages before and after the onset."""
+    at fault in the messages before and after the onset (where there is none: the log's middle)."""
 
     token: str
     slot: str
@@ -100,9 +110,11 @@ class Involved(_Part):
 
 
 class Affected(_Part):
-    """A category of task before and after the onset; None where there is nothing to average."""
+    """A category of task, or a model, before and after the onset (or the log's middle); None where
+    there is nothing to average."""
 
     category: str
+    by: Literal["category", "model"] = "category"
     rollouts: int
     reward_before: float | None
     reward_after: float | None

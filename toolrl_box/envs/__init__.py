@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from toolrl_box.envs.bfcl import BfclEnv
 from toolrl_box.envs.pocket import PocketEnv
 from toolrl_box.envs.python import PythonEnv
 from toolrl_box.envs.search import SearchEnv
@@ -20,6 +21,7 @@ ENVS: Mapping[str, type[Any]] = {
     "pocket": PocketEnv,
     "search": SearchEnv,
     "python": PythonEnv,
+    "bfcl": BfclEnv,
 }
 
 

@@ -2,8 +2,8 @@
 
 :func:`write_report`. Input: a run folder. Output in ``RUN_DIR/report/``: ``index.html`` (needs
 nothing else), ``report.md``, ``summary.json`` and four PNGs. Reading order: ``summary`` (what is
-said), ``verdict`` (the rules), ``examples`` and ``figures`` (the evidence), ``pages`` (the
-writing-up).
+said, by the rules of :mod:`toolrl_box.verdicts`), ``examples`` and ``figures`` (the evidence),
+``pages`` (the writing-up).
 
 :func:`write_comparison`. Input: run folders, or folders of runs, and the settings by which they are
 grouped. Output in a folder: ``compare.html`` (needs nothing else), ``compare.md``, ``compare.csv``

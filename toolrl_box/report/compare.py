@@ -17,9 +17,9 @@ import numpy as np
 
 from toolrl_box import stats
 from toolrl_box.report.arms import Arm, Run
-from toolrl_box.report.verdict import FALLEN
 from toolrl_box.seeds import derive
 from toolrl_box.stats import Interval
+from toolrl_box.verdicts import FALLEN
 
 COLLAPSED = ("structural_collapse", "reward_collapse")
 TEMPERATURES = ("sampled", "greedy")

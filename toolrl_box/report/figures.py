@@ -21,9 +21,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from toolrl_box.report.verdict import REWARD_WINDOW, Curve
+from toolrl_box.curves import Curve
 from toolrl_box.runlog import RIGHT_TOKEN
 from toolrl_box.types import STATES
+from toolrl_box.verdicts import REWARD_WINDOW
 
 BLACK, GREY = "#222222", "#777777"
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"

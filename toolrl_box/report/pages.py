@@ -29,6 +29,15 @@ MEANINGS = {
     "Use the best checkpoint, not the last one.",
     "reward_collapse": "The model still writes well-formed messages, but what they say no longer "
     "solves the tasks. Use the best checkpoint, not the last one.",
+    "text_pollution": "Tags and calls are broken in a good part of the messages while the reward "
+    "still holds: the stage that comes before a structural collapse. Stop and look now.",
+    "capability_loss": "Messages and calls are well-formed, but more and more calls name tools "
+    "that are not there or break their schema. Use the best checkpoint, not the last one.",
+    "entropy_collapse": "The policy has become nearly deterministic: the rollouts of a group are "
+    "alike and teach nothing.",
+    "length_explosion": "Responses grow until the token limit cuts them.",
+    "suspected_bug": "Something in the training or its log is broken in a way that explains the "
+    "rest: mend that first.",
     "insufficient_data": "The run has too few scored steps for the rules below. The figures "
     "show what there is.",
 }
@@ -39,9 +48,10 @@ RULES = (
     "structurally sound ones (well-formed calls count, even of a wrong tool) is below 80%, or "
     "below 80% of the best so far in a run that never reached that. Broken messages at the end "
     "together with a fall of reward, or more than half of the messages broken, is a structural "
-    "collapse; a fall of reward alone is a reward collapse. Drifting is neither, but messages "
-    "that end broken, or an evaluation (without one: a reward) that ends below 70% of its peak. "
-    "Alarms play no part in the verdict."
+    "collapse; broken messages without a fall of reward are text pollution; a fall of reward alone "
+    "is a reward collapse, or a loss of capability when wrong calls rose with it. Drifting is none "
+    "of these, but an evaluation (without one: a reward) that ends below 70% of its peak. Rules "
+    "for entropy and length stand in docs/diagnose.md. Alarms play no part in the verdict."
 )
 FIGURES = (
     (

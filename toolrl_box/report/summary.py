@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from toolrl_box.curves import Curve
 from toolrl_box.probe.states import WELL_FORMED
-from toolrl_box.report.verdict import MIN_POINTS, REWARD_WINDOW, Curve, Verdict, judge
 from toolrl_box.runlog import RunView
 from toolrl_box.types import STATES
+from toolrl_box.verdicts import REWARD_WINDOW, Signals, Verdict, judge, judged_by
 
 SCHEMA_VERSION = 1
 
@@ -23,9 +24,8 @@ SCHEMA_VERSION = 1
 def summarise(run: RunView) -> dict[str, Any]:
     """Raises RunFolderError when the folder is damaged."""
     metrics, journal = run.metrics(), run.journal()
-    measure, reward = reward_curve(metrics)
-    evaluation = Curve.of(metrics["step"].tolist(), metrics["eval_sampled"].tolist())
-    verdict = judge(reward, healthy_curve(metrics), evaluation)
+    measure, signals = signals_of(metrics)
+    verdict = judge(signals)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "run": run.path.resolve().name,
@@ -58,14 +58,36 @@ def summarise(run: RunView) -> dict[str, Any]:
     return plain
 
 
-def reward_curve(metrics: pd.DataFrame) -> tuple[str, Curve]:
-    """The curve to judge by, and its column: the evaluation on the fixed held-out set when it is
-    dense (at least every other rewarded step), else the sampled reward, which is noisier."""
+def signals_of(metrics: pd.DataFrame) -> tuple[str, Signals]:
+    """What the verdict is judged by, and the column of its reward. An SFT step samples nothing:
+    its entropy is that of gold tokens and left out."""
     steps = metrics["step"].tolist()
-    reward = Curve.of(steps, metrics["reward"].tolist())
-    evaluation = Curve.of(steps, metrics["eval_sampled"].tolist())
-    dense = 2 * len(evaluation.steps) >= len(reward.steps) and len(evaluation.steps) >= MIN_POINTS
-    return ("eval_sampled", evaluation) if dense else ("reward", reward)
+    rewarded = metrics["reward"].notna()
+
+    def curve(values: pd.Series[float]) -> Curve:
+        return Curve.of(steps, values.tolist())
+
+    evaluation = curve(metrics["eval_sampled"])
+    dense, reward = judged_by(curve(metrics["reward"]), evaluation)
+    wrong = sum((kind_share(metrics, kind) for kind in WELL_FORMED), start=0.0 * metrics["step"])
+    signals = Signals(
+        reward,
+        healthy_curve(metrics),
+        evaluation,
+        entropy=curve(metrics["entropy"].where(rewarded)),
+        length=curve(metrics["completion_tokens"]),
+        cut=curve(kind_share(metrics, "truncated").where(rewarded)),
+        spread=curve(metrics["reward_spread"]),
+        wrong=curve((wrong / (wrong + metrics["state_healthy_call"])).where(rewarded)),
+    )
+    return "eval_sampled" if dense else "reward", signals
+
+
+def kind_share(metrics: pd.DataFrame, kind: str) -> pd.Series[float]:
+    """Share of the messages that are of ``kind``; 0 where it did not occur."""
+    if f"kind_{kind}" not in metrics:
+        return 0.0 * metrics["step"]
+    return metrics[f"kind_{kind}"].fillna(0.0)
 
 
 def healthy_curve(metrics: pd.DataFrame) -> Curve:
@@ -74,8 +96,7 @@ def healthy_curve(metrics: pd.DataFrame) -> Curve:
     and how often they occur hangs on which tasks a step drew."""
     shares = metrics["state_healthy_call"] + metrics["state_healthy_response"]
     for kind in WELL_FORMED:
-        if f"kind_{kind}" in metrics:
-            shares = shares + metrics[f"kind_{kind}"].fillna(0.0)
+        shares = shares + kind_share(metrics, kind)
     return Curve.of(metrics["step"].tolist(), shares.tolist())
 
 
