@@ -20,7 +20,7 @@ import pytest
 from toolrl_box.diagnose import page as pages
 from toolrl_box.diagnose import words
 from toolrl_box.diagnose.columns import COLUMNS, columns
-from toolrl_box.diagnose.diagnosis import DamagedLine, Diagnosis, InputFile, StepRow, Unjudged
+from toolrl_box.diagnose.diagnosis import Also, DamagedLine, Diagnosis, InputFile, StepRow, Unjudged
 from toolrl_box.diagnose.page import visible, write_page
 from toolrl_box.diagnose.records import Judged, Origin
 from toolrl_box.diagnose.timeline import timelines
@@ -321,6 +321,21 @@ def test_a_long_run_is_drawn_with_several_steps_a_column() -> None:
     assert sum(column.messages for column in merged) == 10_007
     assert (merged[0].label, merged[0].reward) == ("0–12", pytest.approx(6 / 13))
     assert merged[-1].label == "no step"
+    assert [column.label for column in columns(rows[:16:8], width=8)] == ["0–7", "8–15"]
+
+
+def test_further_rules_and_long_steps_are_told(collapsed: Loaded, tmp_path: Path) -> None:
+    diagnosis, messages = collapsed
+    also = (Also(name="length_explosion", evidence="Twice as long.", since=20),)
+    long = diagnosis.model_copy(
+        update={
+            "verdict": diagnosis.verdict.model_copy(update={"also": also}),
+            "totals": diagnosis.totals.model_copy(update={"steps_per_row": 4}),
+        }
+    )
+    page, _ = write(tmp_path, long, messages)
+    assert "Also length explosion, since step 20: Twice as long." in page.text
+    assert "each column stands for about 4 steps" in page.text
 
 
 def test_two_runs_are_drawn_on_the_same_scales(collapsed: Loaded) -> None:

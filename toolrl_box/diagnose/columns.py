@@ -58,20 +58,21 @@ class Column:
         return max(broken, key=lambda kind: (broken[kind], kind)) if any(broken.values()) else None
 
 
-def columns(rows: Sequence[StepRow], limit: int = COLUMNS) -> tuple[Column, ...]:
-    """The rows in order of step, merged to at most ``limit`` columns; those without a step last."""
+def columns(rows: Sequence[StepRow], width: int = 1, limit: int = COLUMNS) -> tuple[Column, ...]:
+    """The rows in order of step, merged to at most ``limit`` columns; those without a step last.
+    ``width``: how many steps a row stands for, from its own on."""
     dated = sorted((row for row in rows if row.step is not None), key=lambda row: row.step or 0)
     size = math.ceil(len(dated) / limit) or 1
     packs = [dated[at : at + size] for at in range(0, len(dated), size)]
     undated = [row for row in rows if row.step is None]
-    return tuple(_merge(pack) for pack in (*packs, undated) if pack)
+    return tuple(_merge(pack, width) for pack in (*packs, undated) if pack)
 
 
 def is_sound(kind: str) -> bool:
     return KINDS.get(kind) in HEALTHY
 
 
-def _merge(rows: Sequence[StepRow]) -> Column:
+def _merge(rows: Sequence[StepRow], width: int) -> Column:
     states: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     for row in rows:
@@ -81,7 +82,7 @@ def _merge(rows: Sequence[StepRow]) -> Column:
     scalars = {name: _mean([(row.scalars.get(name), 1) for row in rows]) for name in names}
     return Column(
         first=rows[0].step,
-        last=rows[-1].step,
+        last=None if (last := rows[-1].step) is None else last + width - 1,
         rollouts=sum(row.rollouts for row in rows),
         messages=sum(row.messages for row in rows),
         reward=_mean([(row.reward, row.rollouts) for row in rows]),

@@ -168,6 +168,7 @@ def _run(
         "tone": tone,
         "verdict": name,
         "timeline": timeline,
+        "wide": _wide(timeline.columns),
         "onset": run.onsets[0] if run.onsets else None,
         "packs": kept.packs,
         "first": kept.pack_of[start] if kept.pack_of else 0,
@@ -176,6 +177,12 @@ def _run(
         "each": kept.each,
         "data": _json(_data(timeline, kept, start)),
     }
+
+
+def _wide(columns: Sequence[Column]) -> int | None:
+    """Steps of the widest column; None when every column is one step."""
+    spans = [c.last - c.first + 1 for c in columns if c.first is not None and c.last is not None]
+    return max(spans, default=1) if any(span > 1 for span in spans) else None
 
 
 def _data(timeline: Timeline, kept: _Kept, start: int) -> dict[str, Any]:

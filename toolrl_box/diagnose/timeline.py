@@ -149,7 +149,7 @@ class _Down:
 
 def timelines(runs: Sequence[Diagnosis]) -> list[Timeline]:
     """One timeline for each run, drawn on common scales."""
-    every = [columns(run.steps) for run in runs]
+    every = [columns(run.steps, run.totals.steps_per_row) for run in runs]
     across = _Across.of(every)
     troubles = _troubles([column for run in every for column in run])
     figures = [
