@@ -2,6 +2,7 @@
 # make test   the test suite            make check  style, types, layers
 #             (the pages are tried in a browser where `apt-get install chromium` was done)
 # make bench  seconds per step, split   make format rewrite the sources in the house style
+# make monitors ARGS=DATASET            public monitors on the logs of a warning data set
 #
 # Options: PYTHON=python3.12  VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
 
@@ -14,7 +15,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 # beside ours, and what is used of it needs mpmath alone (extra bfcl).
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: run test check bench format
+.PHONY: run test check bench format monitors
 
 run: $(VENV)/.installed
 	$(VENV)/bin/toolrl run --scheme interleaved $(ARGS)
@@ -30,6 +31,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/step.py $(ARGS)
+
+monitors: $(VENV)/.installed .venv-monitors/.installed
+	$(VENV)/bin/python analysis/monitors.py $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
@@ -47,3 +51,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile | $(VENV)/bin/py
 	$(PIP) -e ".[dev,bfcl]"
 	$(PIP) --no-deps $(BFCL)
 	touch $(VENV)/.installed $@
+
+# Other people's packages, in an environment that holds nothing of ours.
+.venv-monitors/.installed: analysis/monitors_env/requirements.txt
+	$(PYTHON) -m venv .venv-monitors
+	.venv-monitors/bin/python -m pip --disable-pip-version-check install --quiet \
+		--no-deps --only-binary :all: -r $<
+	touch $@

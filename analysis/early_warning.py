@@ -17,11 +17,10 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from study import RESULTS
+from study import RESULTS, share, spread
 
 from toolrl_box import detector_file
 from toolrl_box.detectors import Detector
@@ -29,7 +28,7 @@ from toolrl_box.detectors.damage import Damage
 from toolrl_box.detectors.unhealthy import Unhealthy
 from toolrl_box.errors import ConfigError
 from toolrl_box.scoring import Score, score_detector
-from toolrl_box.warning_data import Logged, load_dataset, write_dataset
+from toolrl_box.warning_data import Logged, by_regime, load_dataset, write_dataset
 
 mpl.use("Agg")
 FOLDER = RESULTS / "early_warning"
@@ -41,14 +40,9 @@ Make = Callable[[], Detector]
 
 def collect(studies: Sequence[Path]) -> None:
     """Write the data set from the studies' run folders; runs that did not finish are named."""
-    regimes: dict[str, list[Path]] = {}
-    for study in studies:
-        for run in sorted(study.glob("*/seed*/")):
-            last = (run / "journal.jsonl").read_text().splitlines()[-1]
-            if json.loads(last)["event"] != "finish":
-                print(f"left out, not finished: {run}")
-                continue
-            regimes.setdefault(f"{study.name}/{run.parent.name}", []).append(run)
+    regimes, unfinished = by_regime(studies)
+    for run in unfinished:
+        print(f"left out, not finished: {run}")
     write_dataset(
         regimes,
         FOLDER / "data",
@@ -84,15 +78,6 @@ def scored(data: Sequence[Logged]) -> dict[str, dict[str, Score]]:
             except ConfigError as error:  # too few healthy runs for the budget
                 print(f"{name} at {budget:g}: {error}")
     return found
-
-
-def share(value: Any) -> str:
-    low, high = value.interval
-    return f"{value.hits}/{value.total} [{low:.2f}, {high:.2f}]"
-
-
-def spread(value: Any) -> str:
-    return "–" if value is None else f"{value.median:.3g} [{value.low:.3g}, {value.high:.3g}]"
 
 
 def table(found: dict[str, dict[str, Score]]) -> str:

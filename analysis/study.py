@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.stats import binomtest, bootstrap
 
 from toolrl_box.runlog import RunLog
+from toolrl_box.scoring import Share, Spread
 
 RESULTS = Path(__file__).parent.parent / "results"
 LOGS = ("config.yaml", "environment.json", "journal.jsonl", "metrics.parquet", "evaluation.json")
@@ -79,6 +80,19 @@ def share_interval(hits: int, runs: int) -> tuple[float, float]:
     """Exact 95% interval of a share."""
     exact = binomtest(hits, runs).proportion_ci(0.95, "exact")
     return float(exact.low), float(exact.high)
+
+
+def share(value: Share) -> str:
+    """Hits of a total with their interval, for a table."""
+    if value.interval is None:
+        return "–"
+    low, high = value.interval
+    return f"{value.hits}/{value.total} [{low:.2f}, {high:.2f}]"
+
+
+def spread(value: Spread | None) -> str:
+    """Median and quartiles, for a table."""
+    return "–" if value is None else f"{value.median:.3g} [{value.low:.3g}, {value.high:.3g}]"
 
 
 def analyse(doc: str, study: str, write: Callable[[Runs, Path], None]) -> None:

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from toolrl_box import cli, launchers
-from toolrl_box.ablate import Cell, cells, check_output, merged, parse_seeds, run_cells
+from toolrl_box.ablate import Cell, cells, check_output, merged, run_cells
 from toolrl_box.errors import ConfigError, MissingExtraError, RunFolderError
 from toolrl_box.runlog import RunLog
+from toolrl_box.seeds import parse_seeds
 
 
 def study(tmp_path: Path, **values: object) -> Path:
@@ -123,12 +124,12 @@ def test_a_wrong_study_is_refused_before_anything_runs(
 
 
 def test_seeds_are_numbers_and_ranges() -> None:
-    assert parse_seeds("3") == [3]
-    assert parse_seeds("0-2") == [0, 1, 2]
-    assert parse_seeds("0-2,7,1") == [0, 1, 2, 7]
+    assert parse_seeds("3", "--seeds") == [3]
+    assert parse_seeds("0-2", "--seeds") == [0, 1, 2]
+    assert parse_seeds("0-2,7,1", "--seeds") == [0, 1, 2, 7]
     for wrong in ("2-1", "", "a", "1-", "-1", "1,,2"):
         with pytest.raises(ConfigError, match=f"a number or a range such as 0-7, got '{wrong}'"):
-            parse_seeds(wrong)
+            parse_seeds(wrong, "--seeds")
 
 
 # --- running ----------------------------------------------------------------------------------

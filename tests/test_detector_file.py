@@ -11,7 +11,16 @@ import pytest
 
 from toolrl_box import detector_file
 from toolrl_box.conditions import Composed
-from toolrl_box.detector_file import Base, ComposedSpec, DetectorFile, dump, fitted, load, make
+from toolrl_box.detector_file import (
+    Base,
+    ComposedSpec,
+    DetectorFile,
+    can_alarm,
+    dump,
+    fitted,
+    load,
+    make,
+)
 from toolrl_box.detectors.damage import Damage
 from toolrl_box.detectors.unhealthy import Unhealthy
 from toolrl_box.errors import ConfigError
@@ -40,8 +49,24 @@ def write(tmp_path: Path) -> Callable[[Any], str]:
     return write
 
 
-def test_the_default_is_the_two_forms_of_the_prototype_with_their_own_numbers() -> None:
-    assert make(load("default")) == [Damage(), Unhealthy()]
+def test_the_default_has_the_two_forms_of_the_prototype_with_their_own_numbers() -> None:
+    damage, unhealthy, content = make(load("default"))
+    assert (damage, unhealthy) == (Damage(), Unhealthy())
+    assert content.name == "content"
+    assert "no threshold from data" in load("default").limits[1]
+
+
+def test_what_a_detector_reads_decides_whether_it_can_ever_alarm() -> None:
+    bank = ("bank_nll", "bank_kl")
+    both, either = {"all_of": [DRIFT, KL]}, {"any_of": [DRIFT, KL]}
+    for when, signals, can in (
+        *((DRIFT, bank, True), (DRIFT, ("bank_kl",), False)),
+        *((both, bank, True), (both, ("bank_kl",), False)),
+        *((either, ("bank_kl",), True), (either, ("reward",), False)),
+    ):
+        (spec,) = DetectorFile.model_validate(one(when)).detectors
+        assert can_alarm(spec, signals) == can
+    assert [can_alarm(spec, bank) for spec in load("default").detectors] == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ["default", "guard", "field"])

@@ -61,7 +61,7 @@ def settings(base: Path, detector: object) -> RunConfig:
             "sft": {"batch_size": 2},
             "rollout": {"max_messages": 4, "max_new_tokens": 12},
             "probe": {"episodes": 4},
-            "eval": {"every": 50},
+            "eval": {"every": 50, "ood": False},
             "checkpoint": {"every": 50},
         }
     )
@@ -109,12 +109,14 @@ def test_offline_they_are_the_same_alarms_bit_for_bit(whole: Path, file: Path) -
     assert replayed(readings(RunLog.open(whole)), load(str(file))) == alarms(whole)
 
 
-def test_the_default_gives_the_alarms_of_the_committed_study_bit_for_bit() -> None:
+def test_the_forms_give_the_alarms_of_the_committed_study_bit_for_bit() -> None:
     total = 0
     for run_dir in run_folders([STUDY]):
         metrics = records(RunLog.open(run_dir).metrics())
         given = [Reading(row["step"], values(row, [])) for row in metrics if row["step"] > 0]
         found = replayed(given, load("default"))
+        # The third detector of the set is younger than the study.
+        found = [alarm for alarm in found if alarm["detector"] != "content"]
         assert found == alarms(run_dir)
         total += len(found)
     assert total > 100
@@ -139,7 +141,9 @@ def test_a_resumed_run_goes_on_with_the_detectors_that_it_began_with(
     watch = lab.Watch(should_stop=third)
     assert lab.start(settings(tiny_base, borrowed), run_dir, watch) == "stopped"
     borrowed.unlink()
-    assert lab.resume(run_dir) == "done"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--resume", str(run_dir), "--no-report"])
+    assert ended.value.code == 0
     assert alarms(run_dir) == alarms(whole)
 
 

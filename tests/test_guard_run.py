@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from toolrl_box import checkpoints, lab
 from toolrl_box.config import RunConfig, load
 from toolrl_box.lab import Watch
-from toolrl_box.runlog import RunLog
+from toolrl_box.ladder import TEXT_SLOTS
+from toolrl_box.runlog import RIGHT_TOKEN, RunLog
 
 # Alarms as soon as the policy has left the base at all: an untrained model at this rate does so
 # within its first steps, and again after every answer.
@@ -28,6 +29,7 @@ NERVOUS = {
 }
 SETTINGS = (
     *("scheme=guarded", "scheme.grace=1", "scheme.margin=2", "scheme.updates=2", "steps=8"),
+    "scheme.aim=true",
     *("scheme.ladder=[sft, rollback+sft+lr]", "scheme.budget=3", "grpo.lr=1e-3"),
     *("grpo.prompts_per_step=2", "grpo.group_size=4", "rewards={format_share: 1}"),
     *("env.train_tasks=8", "env.eval_tasks=4", "probe.episodes=4"),
@@ -63,6 +65,22 @@ def test_alarms_are_answered_by_the_ladder_and_the_journal_tells_it(whole: Path)
     assert ended[0]["step"] == alarms[0]
     cut = [e["detail"]["lr_factor"] for e in events(whole, "phase_start") if e["kind"] == "rl"]
     assert cut == [1.0, 1.0, 0.5, 0.25][: len(cut)]
+
+
+def test_the_answer_is_aimed_at_the_slot_that_lost_most_since_the_base(whole: Path) -> None:
+    probe = RunLog.open(whole).probe()
+    right = probe[probe["token"] == RIGHT_TOKEN].set_index(["step", "slot"])["mean_logprob"]
+    told = events(whole, "phase_end")
+    answers = [event for event in events(whole, "phase_start") if event["kind"] == "sft"]
+    aimed = []
+    for answer in answers:
+        outcome = next(
+            o["outcome"] for o in reversed(told[: answer["index"]]) if o["outcome"]["alarm"]
+        )
+        lost = right.loc[0] - right.loc[outcome["alarm"]["step"]]
+        assert outcome["moved"] == lost.idxmax()
+        aimed.append("text" if outcome["moved"] in TEXT_SLOTS else "call")
+    assert [answer["detail"]["messages"] for answer in answers] == aimed
 
 
 def test_a_rollback_goes_to_the_checkpoint_before_the_alarm(whole: Path) -> None:

@@ -12,6 +12,7 @@ from toolrl_box.runlog import METRICS, RIGHT_TOKEN
 ROW = {
     **{"step": 3, "phase_kind": "rl", "bank_nll": 0.5, "bank_kl": 0.1, "reward": 0.25},
     **{"entropy": 0.3, "grad_norm": 1.0, "clip_fraction": 0.0, "reward_spread": 0.2},
+    **{"zero_spread": 0.5, "completion_tokens": 31.0},
     **{"p_call": 0.7, "state_healthy_call": 0.5, "state_healthy_response": 0.1},
     **{"state_text_pollution": 0.3, "state_collapsed": 0.1},
 }

@@ -15,7 +15,7 @@ from toolrl_box.formats.xml import Xml
 from toolrl_box.rollout import replay_gold, run_episodes
 from toolrl_box.samples import dialogue_to_sample, end_of_message_id, rollout_to_sample
 from toolrl_box.testing import ByteCodec, EchoEnvironment, ScriptedPolicy, echo_task
-from toolrl_box.types import Message, Rollout, Sample, Sampling, ToolCall, ToolFormat
+from toolrl_box.types import Kind, Message, Rollout, Sample, Sampling, ToolCall, ToolFormat
 
 CODEC = ByteCodec()
 FORMAT = Hermes()
@@ -67,6 +67,17 @@ def test_loss_is_on_the_assistants_messages_and_the_tokens_that_end_them() -> No
     assert sample.source == "expert"
     assert sample.logprobs is None
     assert sample.advantage is None
+
+
+@pytest.mark.parametrize("kind", ["call", "text"])
+def test_loss_can_be_on_one_kind_of_message_alone(kind: Kind) -> None:
+    sample = dialogue_to_sample(TASK, FORMAT, CODEC.encode, kind)
+    messages = [m for m in TASK.gold if m.role == "assistant" and m.kind == kind]
+    assert assistant_text(sample) == "|".join(
+        FORMAT.render_message(message) + "<|im_end|>" for message in messages
+    )
+    assert sample.token_ids == dialogue_to_sample(TASK, FORMAT, CODEC.encode).token_ids
+    assert 0 < sum(sample.loss_mask) < sum(dialogue_to_sample(TASK, FORMAT, CODEC.encode).loss_mask)
 
 
 def test_a_gold_sample_reads_as_the_format_renders_the_dialogue() -> None:

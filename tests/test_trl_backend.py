@@ -22,7 +22,7 @@ from toolrl_box.runlog import METRICS
 from toolrl_box.samples import dialogue_to_sample
 from toolrl_box.train import StepResult
 from toolrl_box.trl_backend import TRLBackend
-from toolrl_box.types import Message, Parsed, Rollout, Step, Task
+from toolrl_box.types import Kind, Message, Parsed, Rollout, Step, Task
 
 Make = Callable[..., TRLBackend]
 TASKS = tuple(make_tasks("train", 5, 0))
@@ -240,11 +240,15 @@ def test_a_phase_may_have_its_own_learning_rate(make_backend: Make) -> None:
     assert sft(make_backend(), SFT(TASKS, steps=2, lr=1e-4)).figures("lr") == [1e-4, 1e-4]
 
 
+@pytest.mark.parametrize("kind", [None, "call", "text"])
 def test_the_learned_tokens_of_a_supervised_update_are_counted(
-    make_backend: Make, encode: Callable[[str], list[int]], tiny_config: RunConfig
+    make_backend: Make,
+    encode: Callable[[str], list[int]],
+    tiny_config: RunConfig,
+    kind: Kind | None,
 ) -> None:
-    counted = sft(make_backend(), SFT(TASKS[:1], steps=2)).figures("sft_tokens")
-    learned = sum(dialogue_to_sample(TASKS[0], FORMATS["hermes"], encode).loss_mask)
+    counted = sft(make_backend(), SFT(TASKS[:1], steps=2, messages=kind)).figures("sft_tokens")
+    learned = sum(dialogue_to_sample(TASKS[0], FORMATS["hermes"], encode, kind).loss_mask)
     assert counted == [tiny_config.sft.batch_size * learned] * 2
 
 

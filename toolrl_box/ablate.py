@@ -113,18 +113,6 @@ def cells(experiment: Path, output: Path, seeds: Sequence[int] | None = None) ->
     return grid
 
 
-def parse_seeds(text: str) -> list[int]:
-    """``"3"``, ``"0-7"`` or ``"0-3,8"``. Raises ConfigError."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        several = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-        if not several:
-            raise ConfigError(f"--seeds takes a number or a range such as 0-7, got '{text}'")
-        seeds += several
-    return list(dict.fromkeys(seeds))
-
-
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, section by section."""
     result = dict(below)

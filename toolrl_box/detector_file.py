@@ -20,16 +20,17 @@ Left out: fitting (:mod:`toolrl_box.calibrate`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from toolrl_box.conditions import Above, AllOf, AnyOf, Composed, Condition
-from toolrl_box.detectors import DETECTORS, STATISTICS, Detector, Statistic
+from toolrl_box.detectors import DETECTORS, FORM_SIGNALS, STATISTICS, Detector, Statistic
 from toolrl_box.errors import ConfigError, did_you_mean, lookup
 from toolrl_box.knobs import build
 from toolrl_box.readings import SIGNALS
@@ -37,6 +38,7 @@ from toolrl_box.runlog import RIGHT_TOKEN
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "detectors" / "data"
+TOKEN_SIGNALS = frozenset({"wrong_control", "wrong_control_q95"})
 SAME_MODEL = 0.02
 """Nats by which a slot's mean log-prob may differ between machines and precisions."""
 
@@ -205,6 +207,33 @@ def make(file: DetectorFile) -> list[Detector]:
     return [_detector(spec) for spec in file.detectors]
 
 
+def check_base(file: DetectorFile, here: Base, given: str) -> None:
+    """Raises ConfigError, which begins with ``given``, when the file belongs to another base than
+    ``here``. Which control tokens are followed matters to detectors that read them alone: a
+    callback knows fewer of them than a run."""
+    if file.base is None:
+        return
+    if not any(_reads_tokens(spec) for spec in file.detectors):
+        here = here.model_copy(update={"tokens": file.base.tokens})
+    if (difference := file.base.difference(here)) is not None:
+        raise ConfigError(
+            f"{given} was calibrated on {difference}; calibrate on runs of this one, or use "
+            "'default'"
+        )
+
+
+def can_alarm(spec: DetectorSpec, signals: Collection[str]) -> bool:
+    """Whether these signals are enough for it ever to alarm."""
+    if isinstance(spec, FormSpec):
+        return FORM_SIGNALS[spec.form] <= set(signals)
+    return _can_hold(spec.when, signals)
+
+
+def digest(file: DetectorFile) -> str:
+    """sha256 of its content; equal for equal files."""
+    return hashlib.sha256(dump(file).encode()).hexdigest()
+
+
 def scorer(spec: ComposedSpec) -> Composed:
     """A fresh detector whose leading threshold does not matter: for fitting it."""
     return Composed(spec.name, spec.level, _condition(_fitted(spec.when, 0.0)))
@@ -277,6 +306,23 @@ def _parts(
     if isinstance(spec, AboveSpec):
         return ()
     return spec.all_of if isinstance(spec, AllOfSpec) else spec.any_of
+
+
+def _reads_tokens(spec: DetectorSpec) -> bool:
+    return isinstance(spec, ComposedSpec) and not TOKEN_SIGNALS.isdisjoint(_signals(spec.when))
+
+
+def _signals(spec: AboveSpec | AllOfSpec | AnyOfSpec) -> set[str]:
+    if isinstance(spec, AboveSpec):
+        return {spec.signal}
+    return {signal for part in _parts(spec) for signal in _signals(part)}
+
+
+def _can_hold(spec: AboveSpec | AllOfSpec | AnyOfSpec, signals: Collection[str]) -> bool:
+    if isinstance(spec, AboveSpec):
+        return spec.signal in signals
+    enough = all if isinstance(spec, AllOfSpec) else any
+    return enough(_can_hold(part, signals) for part in _parts(spec))
 
 
 def _thresholds(spec: AboveSpec | AllOfSpec | AnyOfSpec) -> list[float | None]:

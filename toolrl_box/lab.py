@@ -269,12 +269,8 @@ class _Lab:
         if self._detector_file.base is None:
             return
         here = detector_file.Base.of(self._probe()().summary(0))
-        difference = self._detector_file.base.difference(here)
-        if difference is not None:
-            raise ConfigError(
-                f"guard.detector = {self.config.guard.detector} was calibrated on {difference}; "
-                "calibrate on runs of this one, or use 'default'"
-            )
+        given = f"guard.detector = {self.config.guard.detector}"
+        detector_file.check_base(self._detector_file, here, given)
 
     def keep_detectors(self, run_dir: Path) -> None:
         """The file that was given may change or go before the run is resumed."""

@@ -14,8 +14,10 @@ from statistics import fmean
 
 from toolrl_box.errors import ConfigError, unknown
 from toolrl_box.phases import RL, SFT, Context, GroupResult, Outcome, Phase, Rollback, unsolved
-from toolrl_box.types import Alarm, Task
+from toolrl_box.types import Alarm, Kind, Task
 
+TEXT_SLOTS = ("start_text_due", "inside_text", "end_text")
+"""Slots of the probe (``probe.bank``) in messages without a call; all others are a call's."""
 ACTIONS = ("sft", "rollback", "lr", "kl", "stop")
 
 
@@ -35,6 +37,7 @@ class Ladder:
     window: int = 5
     lr_cut: float = 0.5
     beta: float = 0.1
+    aim: bool = False
 
     def __post_init__(self) -> None:
         for action in (action for rung in self.ladder for action in rung.split("+")):
@@ -60,7 +63,7 @@ class Guard:
 
     def watch(self, phase: RL) -> Generator[Phase, Outcome, Outcome]:
         """The phase, interrupted by alarms; its parts as one outcome."""
-        steps, alarm = 0, None
+        steps, alarm, moved = 0, None, None
         groups: tuple[GroupResult, ...] = ()
         while True:
             asked = replace(
@@ -76,17 +79,18 @@ class Guard:
             steps, groups = steps + part.steps, (*groups, *part.groups)
             self._groups += part.groups
             self._since += part.steps
-            alarm = part.alarm or alarm
+            if part.alarm is not None:
+                alarm, moved = part.alarm, part.moved
             if part.alarm is None or not asked.ends_with(part.alarm, part.steps):
                 break
             if part.alarm.step != max((g.step for g in part.groups), default=0):
                 break
-            yield from self._answer(part.alarm)
+            yield from self._answer(part.alarm, part.moved)
             if self.stopped or steps >= phase.steps:
                 break
-        return Outcome(steps, groups, alarm)
+        return Outcome(steps, groups, alarm, moved)
 
-    def _answer(self, alarm: Alarm) -> Generator[Phase, Outcome, None]:
+    def _answer(self, alarm: Alarm, moved: str | None) -> Generator[Phase, Outcome, None]:
         settings = self._settings
         relapsed = self._answers > 0 and self._since <= settings.relapse
         self._rung = min(self._rung + 1, len(settings.ladder) - 1) if relapsed else 0
@@ -102,7 +106,23 @@ class Guard:
         if "kl" in actions:
             self._beta = settings.beta
         if "sft" in actions:
-            yield SFT(self._lesson(), steps=settings.updates, lr=settings.sft_lr)
+            tasks, kind = self._aimed(self._lesson(), moved)
+            yield SFT(tasks, steps=settings.updates, lr=settings.sft_lr, messages=kind)
+
+    def _aimed(
+        self, tasks: tuple[Task, ...], moved: str | None
+    ) -> tuple[tuple[Task, ...], Kind | None]:
+        """The tasks whose gold has messages like the one that the slot stands in, and that kind of
+        message; without such tasks, or unless ``aim``, all of them and every message."""
+        if not self._settings.aim or moved is None:
+            return tasks, None
+        kind: Kind = "text" if moved in TEXT_SLOTS else "call"
+        written = [
+            task
+            for task in tasks
+            if any(m.role == "assistant" and m.kind == kind for m in task.gold)
+        ]
+        return (tuple(written), kind) if written else (tasks, None)
 
     def _lesson(self) -> tuple[Task, ...]:
         """Tasks that failed lately in the categories that fell; without any, all that failed."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from toolrl_box.errors import ConfigError
 from toolrl_box.signals import Experts, Hints, SFTTerm
-from toolrl_box.types import Alarm, Level, Task
+from toolrl_box.types import Alarm, Kind, Level, Task
 
 Rule = Literal["all_failed", "any_failed"]
 
@@ -53,12 +53,14 @@ class RL:
 @dataclass(frozen=True, slots=True)
 class SFT:
     """Supervised updates on the gold dialogues of ``tasks``: ``epochs`` passes in order, or
-    exactly ``steps`` updates when given (cycling). The optimiser is always fresh."""
+    exactly ``steps`` updates when given (cycling). The optimiser is always fresh. ``messages``:
+    only messages of this kind are learned; each dialogue must have one."""
 
     tasks: tuple[Task, ...]
     epochs: int = 1
     steps: int | None = None
     lr: float | None = None
+    messages: Kind | None = None
 
     kind = "sft"
 
@@ -89,11 +91,13 @@ class GroupResult:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a phase did: steps done in it, its groups (RL only), and its gravest alarm, the last of
-    them (the one that ended it, if one did)."""
+    them (the one that ended it, if one did); ``moved``: the slot of the probe whose right token had
+    lost most against the base when that alarm was raised."""
 
     steps: int
     groups: tuple[GroupResult, ...] = ()
     alarm: Alarm | None = None
+    moved: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +111,7 @@ class Outcome:
                 GroupResult(g["step"], g["task_id"], tuple(g["rewards_G"])) for g in value["groups"]
             ),
             alarm=None if alarm is None else Alarm(**alarm),
+            moved=value.get("moved"),  # journals from before 2026-11-23 do not tell
         )
 
 

@@ -30,17 +30,22 @@ ROW_SIGNALS: Mapping[str, str] = {
     "clip_fraction": "share of tokens whose ratio was clipped",
     "reward": "mean reward of the policy's own rollouts",
     "reward_spread": "mean deviation of reward within a group",
+    "zero_spread": "share of groups whose rollouts all have the same reward",
+    "completion_tokens": "mean number of tokens that the policy writes in an episode",
 }
-DERIVED_SIGNALS: Mapping[str, str] = {
+MESSAGE_SIGNALS: Mapping[str, str] = {
     "unhealthy": "share of messages with broken structure, well-formed calls that err left out",
     "text_pollution": "share of messages in this state",
     "collapsed": "share of messages in this state",
+}
+PROBE_SIGNALS: Mapping[str, str] = {
     "deficit": "mean -log p of the right token in the slot where it is largest, nats",
     "deficit_q95": "its 95% quantile over contexts in the slot where it is largest, nats",
     "wrong_control": "summed geometric-mean probability of control tokens in the slot where they "
     "are wrong and it is largest",
     "wrong_control_q95": "95% quantile over contexts of the likeliest wrong control token",
 }
+DERIVED_SIGNALS: Mapping[str, str] = {**MESSAGE_SIGNALS, **PROBE_SIGNALS}
 SIGNALS: Mapping[str, str] = {**ROW_SIGNALS, **DERIVED_SIGNALS}
 """Name -> meaning and unit."""
 
@@ -80,6 +85,12 @@ def readings(run: RunView) -> list[Reading]:
         for row in records(run.metrics())
         if row["step"] > 0 and _is_figure(row["bank_nll"])
     ]
+
+
+def right_tokens(probe: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean log-prob of the right token by slot, nats."""
+    rows = (row for row in probe if row["token"] == RIGHT_TOKEN)
+    return {row["slot"]: float(row["mean_logprob"]) for row in rows}
 
 
 def records(table: pd.DataFrame) -> list[Mapping[str, Any]]:

@@ -26,7 +26,7 @@ from toolrl_box.evaluate import Evaluate
 from toolrl_box.phases import SFT, Outcome, Phase
 from toolrl_box.probe.probe import Probe
 from toolrl_box.probe.states import classify
-from toolrl_box.readings import values
+from toolrl_box.readings import right_tokens, values
 from toolrl_box.runlog import RunLog
 from toolrl_box.samples import rollout_to_sample
 from toolrl_box.train import Progress, StepResult
@@ -74,6 +74,7 @@ class Recorder:
         self._config = config
         self._show = show
         self._should_stop = should_stop
+        self._base_right = right_tokens(probe().summary(0))
         self._best: tuple[int, float] | None = None
         self._dense: list[int] = []  # steps saved because of an alarm, that are kept
         self._dense_left = 0  # further steps that will be
@@ -95,7 +96,7 @@ class Recorder:
         detail: dict[str, Any] = {"steps": phase.steps}
         if isinstance(phase, SFT):
             detail |= {"tasks": [task.id for task in phase.tasks], "epochs": phase.epochs}
-            detail |= {"lr": phase.lr}
+            detail |= {"lr": phase.lr, "messages": phase.messages}
         else:
             detail |= {k: v for k, v in asdict(phase).items() if k != "steps"}
         self._log.event(
@@ -126,19 +127,22 @@ class Recorder:
         if self._is_base(step):
             self._probe.rebase()
         probed = step > self._config.warmup_updates and step % self._config.probe.every == 0
-        alarms = []
+        alarms, moved = [], None
         if probed or self._is_base(step):
             observed, summary = self._observe(step)
             observed["seconds_logging"] += row["seconds_logging"]
             row |= observed
+            if self._is_base(step):
+                self._base_right = right_tokens(summary)
             alarms = self._alarms(Reading(step, values(row, summary)))
+            moved = self._moved(summary)
         # From the step on at which alarms begin; that they go on saves no further steps.
         begins = bool(alarms) and not self._alarmed
         self._dense_left = self._config.checkpoint.dense if begins else max(0, self._dense_left - 1)
         self._alarmed = bool(alarms)
         for alarm in alarms:
             if progress.alarm is None or alarm.reaches(progress.alarm.level):
-                progress.alarm = alarm
+                progress.alarm, progress.moved = alarm, moved
         if step % self._config.eval.every == 0 or self._is_base(step):
             row |= self._evaluated(step)
         self._log.metrics(row)
@@ -225,6 +229,11 @@ class Recorder:
         for alarm in alarms:
             self._log.event("alarm", **asdict(alarm))
         return alarms
+
+    def _moved(self, summary: Sequence[Mapping[str, Any]]) -> str:
+        """The slot whose right token has lost most against the base."""
+        now = right_tokens(summary)
+        return max(now, key=lambda slot: self._base_right[slot] - now[slot])
 
     def _due(self, step: int) -> bool:
         """By the schedule alone: a checkpoint that a signal asked for is in no journal, so that

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from toolrl_box.errors import DataError, ModelError
-from toolrl_box.types import Rollout, Sample, Task, ToolFormat
+from toolrl_box.types import Kind, Rollout, Sample, Task, ToolFormat
 
 Encode = Callable[[str], list[int]]
 """Text to token ids, without adding special tokens."""
@@ -58,8 +58,11 @@ def rollout_to_sample(rollout: Rollout, advantage: float | None = None) -> Sampl
     )
 
 
-def dialogue_to_sample(task: Task, fmt: ToolFormat, encode: Encode) -> Sample:
-    """The task's gold dialogue as one sequence; what follows its last message is left out.
+def dialogue_to_sample(
+    task: Task, fmt: ToolFormat, encode: Encode, messages: Kind | None = None
+) -> Sample:
+    """The task's gold dialogue as one sequence; what follows its last message is left out. With
+    ``messages`` only assistant messages of that kind are learned.
 
     Raises :class:`DataError` when the gold dialogue does not begin with an assistant message.
     """
@@ -73,20 +76,21 @@ def dialogue_to_sample(task: Task, fmt: ToolFormat, encode: Encode) -> Sample:
     loss_mask = [False] * len(prompt)
     last = max(i for i, message in enumerate(task.gold) if message.role == "assistant")
     spans = groupby(task.gold[: last + 1], key=lambda message: message.role == "assistant")
-    for by_assistant, messages in spans:
+    for by_assistant, group in spans:
+        turn = list(group)
         if not by_assistant:
-            following = encode(fmt.render_following(list(messages)))
+            following = encode(fmt.render_following(turn))
             token_ids += following
             loss_mask += [False] * len(following)
             continue
-        for position, message in enumerate(messages):
+        for position, message in enumerate(turn):
             if position:  # one assistant message directly after another
                 between = encode(fmt.render_following(()))
                 token_ids += between
                 loss_mask += [False] * len(between)
             written = [*encode(fmt.render_message(message)), end_id]
             token_ids += written
-            loss_mask += [True] * len(written)
+            loss_mask += [messages in (None, message.kind)] * len(written)
     return Sample(
         token_ids=tuple(token_ids),
         loss_mask=tuple(loss_mask),

@@ -117,10 +117,7 @@ def score_detector(
     Raises ConfigError when the detector breaks its protocol or the calibration split is too small
     for the budget, DataError when the test split has no collapsing or no healthy run.
     """
-    test = [run for run in data if run.entry.split == "test"]
-    for kind in ("collapsing", "healthy"):
-        if not any(run.entry.kind == kind for run in test):
-            raise DataError(f"the test split holds no {kind} run: nothing can be scored")
+    test = scored_runs(data)
     name, fit = make().name, None
     if isinstance(make(), Scored):
         healthy = [r for r in data if r.entry.split == "calibration" and r.entry.kind == "healthy"]
@@ -129,9 +126,24 @@ def score_detector(
         judged = [_by_score(run, scores(make, run), fit.value) for run in test]
     else:
         judged = [_by_alarm(make, run, level) for run in test]
+    return score_alarms(name, judged, fit)
+
+
+def scored_runs(data: Sequence[Logged]) -> list[Logged]:
+    """The test split. Raises DataError when it has no collapsing or no healthy run."""
+    test = [run for run in data if run.entry.split == "test"]
+    for kind in ("collapsing", "healthy"):
+        if not any(run.entry.kind == kind for run in test):
+            raise DataError(f"the test split holds no {kind} run: nothing can be scored")
+    return test
+
+
+def score_alarms(name: str, judged: Sequence[Judged], fit: Threshold | None = None) -> Score:
+    """The score of test runs whose first alarms are known, whoever raised them. ``fit``: the
+    threshold that their scores were held against, None for alarms without scores."""
     collapsing = [one for one in judged if one.run.entry.kind == "collapsing"]
     leads = [_leads(one.run, one.alarm) for one in collapsing if one.alarm is not None]
-    regimes = dict.fromkeys(run.entry.regime for run in test)
+    regimes = dict.fromkeys(one.run.entry.regime for one in judged)
     return Score(
         detector=name,
         threshold=fit,

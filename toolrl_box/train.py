@@ -50,7 +50,7 @@ class Progress:
 
     ``step`` counts update steps of both kinds, ``rl_step`` those of RL. Within phase number
     ``phase``, ``done`` steps have been taken since global step ``phase_first``; ``groups`` and
-    ``alarm`` are what its outcome will hold.
+    ``alarm`` and ``moved`` are what its outcome will hold.
     """
 
     step: int = 0
@@ -61,9 +61,10 @@ class Progress:
     done: int = 0
     groups: list[GroupResult] = field(default_factory=list)
     alarm: Alarm | None = None
+    moved: str | None = None
 
     def outcome(self) -> Outcome:
-        return Outcome(self.done, tuple(self.groups), self.alarm)
+        return Outcome(self.done, tuple(self.groups), self.alarm, self.moved)
 
     def to_json(self) -> dict[str, Any]:
         counters = ("step", "rl_step", "phase", "phase_kind", "phase_first", "done")
@@ -75,7 +76,9 @@ class Progress:
     def from_json(cls, value: Mapping[str, Any]) -> Progress:
         outcome = Outcome.from_json(value["outcome"])
         counters = {name: v for name, v in value.items() if name != "outcome"}
-        return cls(**counters, groups=list(outcome.groups), alarm=outcome.alarm)
+        return cls(
+            **counters, groups=list(outcome.groups), alarm=outcome.alarm, moved=outcome.moved
+        )
 
 
 class Observer(Protocol):
@@ -126,7 +129,8 @@ def drive(
             progress.phase += 1
             progress.phase_kind = phase.kind
             progress.phase_first = progress.step
-            progress.done, progress.groups, progress.alarm = 0, [], None
+            progress.done, progress.groups = 0, []
+            progress.alarm = progress.moved = None
             observer.phase_start(progress, phase)
         resuming = False
         if _run(phase, backend, observer, progress):

@@ -46,7 +46,7 @@ from toolrl_box.samples import Encode, dialogue_to_sample, rollout_to_sample
 from toolrl_box.seeds import derive
 from toolrl_box.signals import SFTTerm
 from toolrl_box.train import OnStep
-from toolrl_box.types import Rollout, Sample, Task, ToolFormat
+from toolrl_box.types import Kind, Rollout, Sample, Task, ToolFormat
 
 
 class TRLBackend:
@@ -156,7 +156,8 @@ class TRLBackend:
             return min(1.0, (done + update + 1) / warm) if warm else 1.0
 
         order = self._sft_order(phase, updates * settings.batch_size, seed_step)
-        rows = [self._sft_row(task) for task in order[done * settings.batch_size :]]
+        rest = order[done * settings.batch_size :]
+        rows = [self._sft_row(task, phase.messages) for task in rest]
         meter = Meter(1, on_step)
         with self._trainer_folder() as folder:
             trainer = _SFT(
@@ -185,8 +186,8 @@ class TRLBackend:
             order += rng.sample(phase.tasks, len(phase.tasks))
         return order[:rows]
 
-    def _sft_row(self, task: Task) -> dict[str, list[int]]:
-        sample = dialogue_to_sample(task, self._fmt, self._encode)
+    def _sft_row(self, task: Task, messages: Kind | None) -> dict[str, list[int]]:
+        sample = dialogue_to_sample(task, self._fmt, self._encode, messages)
         pairs = zip(sample.token_ids, sample.loss_mask, strict=True)
         return {
             "input_ids": list(sample.token_ids),

@@ -53,6 +53,11 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
 
+    @property
+    def kind(self) -> Kind:
+        """Of an assistant's message."""
+        return "call" if self.tool_calls else "text"
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -214,6 +219,8 @@ class Reading:
     values: Mapping[str, float]
 
 
+Kind = Literal["call", "text"]
+"""What an assistant message is, by whether it calls a tool."""
 Level = Literal["warn", "act"]
 LEVELS: tuple[Level, ...] = ("warn", "act")  # rising
 

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolrl_box.durable import reading, write_atomic, writing
 from toolrl_box.errors import DataError, RunFolderError
-from toolrl_box.onsets import Kind, Onsets, onsets
+from toolrl_box.onsets import KINDS, Kind, Onsets, onsets
 from toolrl_box.readings import SIGNALS, readings, records
 from toolrl_box.runlog import RunLog, RunView
 from toolrl_box.types import Reading
@@ -98,6 +98,22 @@ def is_finished(run: RunView) -> bool:
     return any(event["event"] == "finish" for event in run.journal())
 
 
+def by_regime(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The finished runs by the folder they lie in, and the unfinished ones: ``study/rl/seed1`` of
+    the path ``study`` belongs to ``study/rl``."""
+    regimes: dict[str, list[Path]] = {}
+    unfinished = []
+    for folder in run_folders(paths):
+        if not is_finished(RunLog.open(folder)):
+            unfinished.append(folder)
+            continue
+        given = next(path for path in paths if folder.is_relative_to(path))
+        holder = Path(os.path.abspath(folder)).parent
+        top = holder if folder == given else Path(os.path.abspath(given))
+        regimes.setdefault(holder.relative_to(top.parent).as_posix(), []).append(folder)
+    return regimes, unfinished
+
+
 def judged(run: RunView) -> Onsets:
     """Onsets and class of a finished run."""
     return _judged(_truth(run))
@@ -112,8 +128,9 @@ def write_dataset(
     """Write the data set into a new or empty folder.
 
     Raises RunFolderError for a folder in use or that is no run, DataError for a run that is not
-    finished or that is there twice.
+    finished or that is there twice, and for a calibration seed that no run has.
     """
+    _check_free(output)
     entries: dict[str, Entry] = {}
     rows: list[dict[str, Any]] = []
     for regime, folders in regimes.items():
@@ -140,11 +157,22 @@ def write_dataset(
             )
             values = {one.step: one.values for one in readings(run)}
             rows += [{**row, "run": name, **values.get(row["step"], {})} for row in truth]
+    if missing := set(calibration_seeds) - {entry.seed for entry in entries.values()}:
+        raise DataError(f"no run has the calibration seed {min(missing)}")
     now = datetime.now(UTC).date().isoformat()
     runs = tuple(entries.values())
     index = Index(version=VERSION, date=now, note=note, signals=dict(SIGNALS), runs=runs)
     _write(output, index, rows)
     return index
+
+
+def describe(index: Index) -> Iterator[str]:
+    """How many runs of each class every regime and split holds, for a terminal."""
+    yield f"{'regime':<40}{'split':<14}" + "".join(f"{kind:>12}" for kind in KINDS)
+    for regime, split in sorted({(entry.regime, entry.split) for entry in index.runs}):
+        kinds = [e.kind for e in index.runs if (e.regime, e.split) == (regime, split)]
+        counts = "".join(f"{kinds.count(kind):>12}" for kind in KINDS)
+        yield f"{regime:<40}{split:<14}{counts}"
 
 
 def load_dataset(folder: Path) -> list[Logged]:
@@ -211,14 +239,17 @@ def _points(rows: Iterable[Mapping[str, Any]], column: str) -> list[tuple[int, f
 def _write(output: Path, index: Index, rows: Sequence[Mapping[str, Any]]) -> None:
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        if any(output.iterdir()):
-            raise RunFolderError(f"{output} is not empty and is never overwritten: choose another")
         table = pd.DataFrame(rows, columns=[*KEYS, *SIGNALS, *TRUTH])
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink, compression="zstd")
         write_atomic(output / TABLE, sink.getvalue().to_pybytes())
         text = json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         write_atomic(output / INDEX, text.encode())
+
+
+def _check_free(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise RunFolderError(f"{output} is not empty and is never overwritten: choose another")
 
 
 def _index(folder: Path) -> Index:

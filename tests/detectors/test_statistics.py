@@ -18,6 +18,7 @@ from toolrl_box.detectors import DETECTORS, STATISTICS, Statistic
 from toolrl_box.detectors.acceleration import Acceleration
 from toolrl_box.detectors.cusum import Cusum
 from toolrl_box.detectors.damage import Damage
+from toolrl_box.detectors.drawdown import Drawdown
 from toolrl_box.detectors.drift import Drift
 from toolrl_box.detectors.ewma import Ewma
 from toolrl_box.detectors.level import Level
@@ -77,7 +78,9 @@ def test_the_state_does_not_grow_with_the_run(name: str) -> None:
 
 
 RISING: dict[str, Callable[[], Statistic]] = {
-    name: make for name, make in STATISTICS.items() if name not in ("negate", "acceleration")
+    name: make
+    for name, make in STATISTICS.items()
+    if name not in ("negate", "acceleration", "drawdown")
 }
 
 
@@ -117,6 +120,21 @@ def test_the_drift_of_logs_is_the_damage_of_the_prototype(xs: list[float]) -> No
         assert (mine is None) == (alarm is None)
         if mine is not None and alarm is not None:
             assert math.exp(mine) == alarm.value
+
+
+def test_a_drawdown_is_the_share_of_the_height_that_is_lost() -> None:
+    statistic = Drawdown(reference_steps=2, smoothing=0.5)
+    assert fed(statistic, [0.3, 0.5]) == [None, None]  # it begins with their mean, .4
+    rising, height, falling = fed(statistic, [0.6, 0.7, 0.0])
+    assert (rising, height) == (0.0, 0.0)  # .5, then .6
+    assert falling == pytest.approx(0.5)
+
+
+@given(xs=figures)
+def test_a_drawdown_is_a_share_and_nothing_to_lose_is_none_lost(xs: list[float]) -> None:
+    values = fed(Drawdown(), xs)
+    assert all(0 <= value <= 1 for value in values if value is not None)
+    assert set(fed(Drawdown(), [0.0] * 9)) == {None, 0.0}
 
 
 def test_a_figure_below_zero_counts_as_zero_in_a_log() -> None:

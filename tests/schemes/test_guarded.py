@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from toolrl_box.errors import ConfigError
+from toolrl_box.ladder import TEXT_SLOTS
 from toolrl_box.phases import RL, SFT, Context, GroupResult, Outcome, Phase, Rollback
+from toolrl_box.probe.bank import SLOTS, call_slots, text_slots
 from toolrl_box.schemes import build_scheme
 from toolrl_box.schemes.guarded import Guarded
 from toolrl_box.schemes.interleaved import Interleaved
 from toolrl_box.testing import echo_task
-from toolrl_box.types import Alarm
+from toolrl_box.types import Alarm, Message, Task, ToolCall
 
 TASKS = {
     task.id: task
@@ -33,12 +35,17 @@ def falling(step: int) -> Mapping[str, tuple[float, ...]]:
 
 
 def play(
-    scheme: Guarded, steps: int, alarms: Mapping[int, str], rewards: Rewards = falling
+    scheme: Guarded,
+    steps: int,
+    alarms: Mapping[int, str],
+    rewards: Rewards = falling,
+    moved: str = "after_call",
+    tasks: Mapping[str, Task] = TASKS,
 ) -> list[Phase]:
     """The phases of a run whose detectors alarm after the given global steps, as `drive` plays
     them; SFT updates count as steps, too."""
     phases: list[Phase] = []
-    generator = scheme.phases(Context(steps, TASKS, build_scheme=build_scheme))
+    generator = scheme.phases(Context(steps, tasks, build_scheme=build_scheme))
     outcome, step, rl_left = None, 0, steps
     while True:
         try:
@@ -58,7 +65,7 @@ def play(
                     if phase.ends_with(alarm, done):
                         break
             rl_left -= done
-            outcome = Outcome(done, tuple(groups), alarm)
+            outcome = Outcome(done, tuple(groups), alarm, None if alarm is None else moved)
         else:
             step += phase.steps or 0
             outcome = Outcome(phase.steps or 0)
@@ -84,6 +91,39 @@ def test_the_first_alarm_is_answered_with_sft_on_what_fell_and_rl_goes_on() -> N
     assert first == RL(40, until="act")
     assert answer == SFT((TASKS[FELL],), steps=6)
     assert rest == RL(26, until="act", grace=3)
+
+
+def with_gold(*messages: Message) -> dict[str, Task]:
+    """The tasks, with this gold in the one that fails."""
+    return {**TASKS, FELL: replace(TASKS[FELL], gold=messages)}
+
+
+CALL = Message("assistant", "", (ToolCall("echo", {"word": "b"}),))
+TEXT = Message("assistant", "Done.")
+
+
+@pytest.mark.parametrize(
+    ("moved", "kind"),
+    [("after_call", "call"), ("start_call_due", "call"), ("end_text", "text")],
+)
+def test_an_aimed_answer_learns_the_messages_of_the_slot_that_moved(moved: str, kind: str) -> None:
+    tasks = with_gold(CALL, Message("tool", "b"), TEXT)
+    phases = play(Guarded(aim=True), 40, {14: "act"}, moved=moved, tasks=tasks)
+    assert phases[1] == SFT((tasks[FELL],), steps=6, messages=kind)  # type: ignore[arg-type]
+    unaimed = play(Guarded(), 40, {14: "act"}, moved=moved, tasks=tasks)
+    assert unaimed[1] == SFT((tasks[FELL],), steps=6)
+
+
+def test_gold_without_such_messages_is_learned_as_a_whole() -> None:
+    tasks = with_gold(CALL)
+    phases = play(Guarded(aim=True), 40, {14: "act"}, moved="inside_text", tasks=tasks)
+    assert phases[1] == SFT((tasks[FELL],), steps=6)
+
+
+def test_every_slot_is_in_a_call_or_in_a_text() -> None:
+    assert set(TEXT_SLOTS) == set(text_slots(5))
+    in_calls = set(call_slots(12, range(0, 2), range(8, 10)))
+    assert in_calls == set(SLOTS) - set(TEXT_SLOTS)
 
 
 def test_an_alarm_within_the_grace_does_not_interrupt() -> None:

@@ -108,8 +108,10 @@ def test_a_candidate_that_cannot_be_fitted_is_left_out_with_its_reason(study: Pa
 
 
 def test_forms_keep_their_thresholds(study: Path) -> None:
-    with pytest.raises(ConfigError, match="a form keeps its own thresholds and is not fitted"):
-        calibrate([study], 0.1, load("default"))
+    made = calibrate([study], 0.1, load("default"))
+    assert [spec.name for spec in made.file.detectors] == ["content"]
+    damage, unhealthy, _ = made.outcomes
+    assert damage.why == unhealthy.why == "a form keeps its own thresholds and is not fitted"
 
 
 def call(*arguments: str) -> int:

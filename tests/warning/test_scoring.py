@@ -25,6 +25,7 @@ from toolrl_box.scoring import (
     auroc,
     import_detector,
     lines,
+    score_alarms,
     score_detector,
 )
 from toolrl_box.types import Alarm, Reading
@@ -142,6 +143,14 @@ def test_regimes_are_told_apart() -> None:
 def test_only_the_asked_level_counts() -> None:
     assert score_detector(lambda: Limit(level="warn"), DATA, 0.05, "warn").detected.hits == 3
     assert score_detector(lambda: Limit(level="warn"), DATA, 0.05, "act").detected.hits == 0
+
+
+def test_alarms_of_others_are_scored_by_the_same_rules() -> None:
+    own = score_detector(Limit, DATA, 0.05)
+    known = [Judged(one.run, one.alarm, {}) for one in own.runs]
+    assert score_alarms("limit", known) == own
+    silent = score_alarms("silent", [Judged(one.run, None, {}) for one in own.runs])
+    assert (silent.detected.hits, silent.false_alarms.hits, silent.lead["first"]) == (0, 0, None)
 
 
 def calibration(*heights: float) -> list[Logged]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from toolrl_box import cli
 from toolrl_box.errors import DataError, RunFolderError
 from toolrl_box.onsets import Onsets
 from toolrl_box.readings import SIGNALS, readings
@@ -18,6 +19,7 @@ from toolrl_box.warning_data import (
     INDEX,
     TABLE,
     TRUTH,
+    by_regime,
     judged,
     load_dataset,
     run_folders,
@@ -96,6 +98,59 @@ def test_the_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> Non
 def test_a_used_folder_is_never_overwritten(dataset: Path, study: Path) -> None:
     with pytest.raises(RunFolderError, match="is not empty and is never overwritten"):
         write_dataset({"rl": [study / "healthy" / "seed1"]}, dataset, [], "")
+
+
+def test_a_calibration_seed_that_no_run_has_is_a_mistake(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no run has the calibration seed 7"):
+        write_dataset({"rl": [study / "healthy" / "seed1"]}, tmp_path / "data", [1, 7], "")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_regime_is_the_folder_that_runs_lie_in(
+    study: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    late = make_run("late", 5, finished=False)
+    regimes, unfinished = by_regime([study, tmp_path, study / "healthy"])
+    name = study.name
+    assert {regime: len(runs) for regime, runs in regimes.items()} == {
+        **{f"{name}/ambiguous": 1, f"{name}/collapsing": 3, f"{name}/healthy": 9}
+    }
+    assert unfinished == [late]
+    alone, _ = by_regime([study / "healthy" / "seed1"])
+    assert alone == {"healthy": [study / "healthy" / "seed1"]}
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_the_command_writes_what_a_detector_can_be_scored_on(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "data"
+    words = ["dataset", str(study), "--output", str(output), "--calibration-seeds", "2-9"]
+    assert call(*words, "--note", "invented") == 0
+    told = capsys.readouterr().out.splitlines()
+    healthy = [line.split()[1:] for line in told if line.startswith(f"{study.name}/healthy")]
+    assert healthy == [["calibration", "0", "8", "0"], ["test", "0", "1", "0"]]
+    assert json.loads((output / INDEX).read_text())["note"] == "invented"
+    assert call("score-detector", "toolrl_box.detectors.damage:Damage", str(output)) == 0
+    assert call(*words) == cli.USER_ERROR
+    assert "is not empty and is never overwritten" in capsys.readouterr().err
+
+
+def test_a_wrong_range_of_seeds_names_its_option(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["dataset", str(study), "--output", str(tmp_path / "data")]
+    assert call(*words, "--calibration-seeds", "2-") == cli.USER_ERROR
+    assert capsys.readouterr().err == (
+        "error: --calibration-seeds takes a number or a range such as 0-7, got '2-'\n"
+    )
+    assert not (tmp_path / "data").exists()
 
 
 def change_index(dataset: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "watch": diagnose.watch,
     "ablate": studies.ablate,
     "calibrate": warning.calibrate,
+    "dataset": warning.dataset,
     "score-detector": warning.score_detector,
     "list": about.list_,
     "doctor": about.doctor,

@@ -59,9 +59,10 @@ def run(
     from toolrl_box.team import join
 
     settings = load(config, sets or (), options)
-    if resume is not None:
+    if resume is None:
+        _check_names(settings)
+    else:  # its names were checked when it began; its detector file may be gone since
         settings = parse(RunLog.open(resume).config)
-    _check_names(settings)
     team = join(settings.processes)
     if not team.main:
         _follow(settings, team)

@@ -31,12 +31,13 @@ def ablate(
     ] = "local",
 ) -> None:
     """Run a study: every arm and grid point under every seed. Failed runs are listed."""
-    from toolrl_box.ablate import cells, check_output, parse_seeds, run_cells
+    from toolrl_box.ablate import cells, check_output, run_cells
     from toolrl_box.interrupts import Interrupts
     from toolrl_box.launchers import LAUNCHERS
+    from toolrl_box.seeds import parse_seeds
 
     output = output_dir or RUNS / experiment.stem
-    grid = cells(experiment, output, None if seeds is None else parse_seeds(seeds))
+    grid = cells(experiment, output, None if seeds is None else parse_seeds(seeds, "--seeds"))
     check_output(grid, output, resume=resume)
     launch = LAUNCHERS[launcher]()
 

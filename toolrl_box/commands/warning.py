@@ -1,4 +1,4 @@
-"""``toolrl calibrate`` and ``toolrl score-detector``: early warning."""
+"""``toolrl calibrate``, ``toolrl dataset`` and ``toolrl score-detector``: early warning."""
 
 from __future__ import annotations
 
@@ -39,6 +39,35 @@ def calibrate(
         say(limit)
     work.save(dump(made.file), output)
     say(f"detector file: {output}")
+
+
+def dataset(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_DIR…",
+            help="Folders that hold runs; runs that lie in the same folder are one regime.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="New or empty folder.")],
+    calibration_seeds: Annotated[
+        str | None,
+        typer.Option(metavar="A-B", help="Runs of these seeds fit thresholds; the others test."),
+    ] = None,
+    note: Annotated[str, typer.Option(help="What the runs are, for whoever reads it.")] = "",
+) -> None:
+    """Write the data set of your runs that detectors are scored on, onsets included."""
+    from toolrl_box import warning_data as work
+    from toolrl_box.seeds import parse_seeds
+
+    chosen = calibration_seeds
+    seeds = [] if chosen is None else parse_seeds(chosen, "--calibration-seeds")
+    regimes, unfinished = work.by_regime(runs)
+    for folder in unfinished:
+        say(f"left out, not finished: {folder}")
+    for line in work.describe(work.write_dataset(regimes, output, seeds, note)):
+        say(line)
+    say(f"data set: {output}")
 
 
 def score_detector(

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from toolrl_box.detectors.acceleration import Acceleration
 from toolrl_box.detectors.cusum import Cusum
 from toolrl_box.detectors.damage import Damage
+from toolrl_box.detectors.drawdown import Drawdown
 from toolrl_box.detectors.drift import Drift
 from toolrl_box.detectors.ewma import Ewma
 from toolrl_box.detectors.level import Level
@@ -65,11 +66,17 @@ class Statistic(Protocol):
 
 
 DETECTORS: Mapping[str, Callable[[], Detector]] = {"damage": Damage, "unhealthy": Unhealthy}
+FORM_SIGNALS: Mapping[str, frozenset[str]] = {
+    "damage": frozenset({"bank_nll", "bank_kl"}),
+    "unhealthy": frozenset({"unhealthy"}),
+}
+"""What each form reads; without all of it, it never alarms."""
 STATISTICS: Mapping[str, Callable[[], Statistic]] = {
     "level": Level,
     "log": Log,
     "negate": Negate,
     "drift": Drift,
+    "drawdown": Drawdown,
     "ewma": Ewma,
     "cusum": Cusum,
     "page_hinkley": PageHinkley,

@@ -5,7 +5,9 @@ Each alarm of level *act* ends the running RL phase; the guard answers with the 
 RL steps after the last answer starts at the bottom again. A rung is one action or several, as in
 ``rollback+sft+lr``:
 
-    sft       supervised updates on gold of tasks that failed lately, of the categories that fell
+    sft       supervised updates on gold of tasks that failed lately, of the categories that fell;
+              with ``aim``, of their messages only calls or only texts: the kind in whose slot of
+              the probe the right token has lost most
     rollback  back to the newest checkpoint at least ``margin`` steps before the alarm
     lr        the learning rate times ``lr_cut``, from now on
     kl        a KL penalty of ``beta``, from now on

@@ -6,9 +6,13 @@ checkpoint or the end of the training when the user wants that. ::
 
     trainer.add_callback(CollapseGuard(trainer, dialogues, every=10, action="stop"))
 
+The detectors are those of a detector file, the same as a run's (:mod:`toolrl_box.detector_file`),
+and see the same signals of the bank (:mod:`toolrl_box.readings`); whatever else a run logs, a
+callback does not see, and detectors that need it are named and never alarm.
+
 Every process probes (the others would wait anyway), process 0's figures are sent to all, so all
-decide alike. A resumed training goes on with its detectors (they are in the trainer's state) and
-with its base (a file in the output folder).
+decide alike. A resumed training goes on with its detectors (their states are the trainer's, their
+file must be the same) and with its base (a file in the output folder).
 
 Left out: sharded models (FSDP, DeepSpeed), where no process holds the weights; the share of
 unhealthy sampled messages, which only the owner of the rollouts sees; mending a run (a trainer's
@@ -36,25 +40,31 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
-from toolrl_box.detectors import DETECTORS, Detector
+from toolrl_box import detector_file
+from toolrl_box.detector_file import DetectorFile
+from toolrl_box.detectors import Detector
 from toolrl_box.errors import ConfigError, ModelError, unknown
 from toolrl_box.probe.bank import SLOTS, Bank
 from toolrl_box.probe.chat import bank_of_chats, without_none
 from toolrl_box.probe.markup import given_markup, read_markup
 from toolrl_box.probe.probe import Base, Observation, Probe, check_length
+from toolrl_box.readings import PROBE_SIGNALS, values
 from toolrl_box.types import Alarm, Reading
 
 Action = Literal["warn", "save", "stop"]
 LEVELS = {"warn": 1, "act": 2}
 BASE_FILE = "collapse_guard.safetensors"
+DEFAULT = "default"
+SEEN = ("bank_nll", "bank_kl", "p_call", *PROBE_SIGNALS)
+"""The signals that a callback has."""
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 logger = logging.getLogger(__name__)
 
 
-def make_detectors() -> list[Detector]:
+def make_detectors(file: DetectorFile) -> list[Detector]:
     """Those of a new run."""
-    return [make() for make in DETECTORS.values()]
+    return detector_file.make(file)
 
 
 class CollapseGuard(TrainerCallback, ExportableState):
@@ -64,7 +74,9 @@ class CollapseGuard(TrainerCallback, ExportableState):
     or a Dataset); all are in the bank. ``every``: optimizer steps between probes; one comes before
     training too. ``action``: *warn* tells; *save* also saves a checkpoint when an alarm rises;
     *stop* ends the training when one of level "act" does. ``tags``: what a call begins and ends
-    with, where the chat template does not show it.
+    with, where the chat template does not show it. ``detector``: a detector file, or the name of a
+    set that ships; one that was calibrated on another model or bank is refused when the training
+    begins.
 
     Raises ConfigError, DataError or ModelError, at once, for what cannot work.
     """
@@ -77,6 +89,7 @@ class CollapseGuard(TrainerCallback, ExportableState):
         every: int = 10,
         action: Action = "warn",
         tags: tuple[str, str] | None = None,
+        detector: str | Path = DEFAULT,
     ) -> None:
         if every < 1:
             raise ConfigError(f"every = {every}: the guard probes every 1 or more steps")
@@ -89,14 +102,22 @@ class CollapseGuard(TrainerCallback, ExportableState):
         self._bank = _bank(trainer.processing_class, dialogues, tags)
         check_length(cast(PreTrainedModel, trainer.model), self._bank)
         self._probe: Probe | None = None
-        self._detectors = make_detectors()
+        self._given = str(detector)
+        self._file = detector_file.load(self._given)
+        self._detectors = make_detectors(self._file)
+        self._blind = _blind(self._file, self._given)
         self._levels: dict[str, int] = {}
         self._figures: dict[str, float] = {}
 
     def state(self) -> dict[str, Any]:
         """For the trainer's checkpoints."""
         detectors = {detector.name: detector.state() for detector in self._detectors}
-        return {"args": {}, "attributes": {"detectors": detectors, "levels": dict(self._levels)}}
+        attributes = {
+            "file": detector_file.digest(self._file),
+            "detectors": detectors,
+            "levels": dict(self._levels),
+        }
+        return {"args": {}, "attributes": attributes}
 
     # --- what the trainer tells ---------------------------------------------------------------
 
@@ -108,9 +129,16 @@ class CollapseGuard(TrainerCallback, ExportableState):
         stored: dict[str, Any] = cast(Any, state.stateful_callbacks)
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         kept = stored.get(name) if state.global_step else None
-        self._detectors = make_detectors()
+        self._detectors = make_detectors(self._file)
         self._levels = {}
+        if self._blind and self._given != DEFAULT and state.is_world_process_zero:
+            logger.warning("collapse guard: these need more than a probe: %s", self._blind)
         if kept is not None:
+            if kept["attributes"]["file"] != detector_file.digest(self._file):
+                raise ConfigError(
+                    f"detector = {self._given} is not the file that this training began with: give "
+                    "that one, or begin anew"
+                )
             for detector in self._detectors:
                 detector.restore(kept["attributes"]["detectors"][detector.name])
             self._levels = dict(kept["attributes"]["levels"])
@@ -125,6 +153,9 @@ class CollapseGuard(TrainerCallback, ExportableState):
                     state.global_step,
                 )
             self._probe = Probe(model, self._bank, 0)
+            if self._file.base is not None:
+                here = detector_file.Base.of(self._probe().summary(0))
+                detector_file.check_base(self._file, here, f"detector = {self._given}")
             if state.is_world_process_zero:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._probe.base.save(path, self._bank)
@@ -165,10 +196,12 @@ class CollapseGuard(TrainerCallback, ExportableState):
         """Probe and judge; returns the alarms that are new or worse than at the last probe."""
         assert self._probe is not None, "made when the training begins"
         start = time.perf_counter()
-        figures = _figures(self._probe())
-        figures["seconds"] = time.perf_counter() - start
-        broadcast_object_list(shared := [figures])
-        reading = Reading(state.global_step, shared[0])
+        seen = self._probe()
+        signals, shown = _signals(seen), _shown(seen)
+        shown["seconds"] = time.perf_counter() - start
+        broadcast_object_list(shared := [signals, shown])
+        signals, shown = shared
+        reading = Reading(state.global_step, signals)
         levels, risen = {}, []
         for detector in self._detectors:
             alarm = detector.update(reading)
@@ -181,7 +214,7 @@ class CollapseGuard(TrainerCallback, ExportableState):
         alarm_level = float(max(levels.values(), default=0))
         self._figures = {
             f"collapse/{name}": value
-            for name, value in {**reading.values, "alarm": alarm_level}.items()
+            for name, value in {**signals, **shown, "alarm": alarm_level}.items()
         }
         if state.is_world_process_zero:
             for alarm in risen:
@@ -217,16 +250,31 @@ def _bank(
     return bank_of_chats(named, tokenizer, markup)
 
 
-def _figures(seen: Observation) -> dict[str, float]:
-    """``bank_nll``, ``bank_kl``, ``entropy`` and the right token's NLL by slot, nats; ``p_call``
-    where a dialogue of the bank begins with a call."""
-    p_call = {} if seen.p_call is None else {"p_call": seen.p_call}
+def _signals(seen: Observation) -> dict[str, float]:
+    """What the detectors see, under the names of :data:`toolrl_box.readings.SIGNALS`."""
+    row = {"bank_nll": seen.nll, "bank_kl": seen.kl, "p_call": seen.p_call}
+    return values(row, seen.summary(0))
+
+
+def _shown(seen: Observation) -> dict[str, float]:
+    """What is only logged: the bank's entropy and the right token's NLL by slot, nats."""
     by_slot = {
         f"nll_{slot}": float(-seen.right_N[here].mean())
         for index, slot in enumerate(SLOTS)
         if (here := seen.slots_N == index).any()
     }
-    return {"bank_nll": seen.nll, "bank_kl": seen.kl, "entropy": seen.entropy} | p_call | by_slot
+    return {"bank_entropy": seen.entropy} | by_slot
+
+
+def _blind(file: DetectorFile, given: str) -> str:
+    """The detectors that can never alarm here. Raises ConfigError when all are such."""
+    blind = [spec.name for spec in file.detectors if not detector_file.can_alarm(spec, SEEN)]
+    if len(blind) == len(file.detectors):
+        raise ConfigError(
+            f"detector = {given}: none of its detectors can alarm in a callback, which sees only "
+            f"{', '.join(SEEN)}"
+        )
+    return ", ".join(blind)
 
 
 def _tell(alarm: Alarm, reading: Reading, args: TrainingArguments) -> None:

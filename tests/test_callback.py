@@ -25,17 +25,17 @@ from transformers import (
 )
 
 import toolrl_box
-from toolrl_box import CollapseGuard
+from toolrl_box import CollapseGuard, callback
+from toolrl_box.detector_file import Base, DetectorFile, digest, dump, load
 from toolrl_box.detectors import Detector
 from toolrl_box.envs.pocket import CATEGORIES, make_tasks
 from toolrl_box.errors import ConfigError, DataError, ModelError, RunFolderError
 from toolrl_box.formats import FORMATS, to_chat, to_tools
 from toolrl_box.models import load_causal, load_model
 from toolrl_box.models.pocket_tokenizer import build_tokenizer
-from toolrl_box.probe import callback
 from toolrl_box.probe.bank import build_bank
 from toolrl_box.probe.probe import Probe
-from toolrl_box.types import Alarm, Reading
+from toolrl_box.types import Alarm, Reading, Task
 
 TASKS = make_tasks("bank", 4, 0, CATEGORIES)
 DIALOGUES = [
@@ -119,7 +119,7 @@ def alarms(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[At]]:
     def put(levels: dict[int, Any]) -> list[At]:
         made: list[At] = []
 
-        def detectors() -> list[Detector]:
+        def detectors(file: DetectorFile) -> list[Detector]:
             made.append(At(levels))
             return [made[-1]]
 
@@ -149,7 +149,8 @@ def test_the_trackers_get_the_figures_before_training_and_every_few_steps(make: 
     assert first["collapse/bank_kl"] == 0.0
     last = next(logs for step, logs in tracker.records if step == 6 and "loss" in logs)
     assert last["collapse/bank_kl"] > 0.0
-    assert {"collapse/p_call", "collapse/alarm", "collapse/nll_start_call_due"} < last.keys()
+    assert {f"collapse/{name}" for name in callback.SEEN} < last.keys()
+    assert {"collapse/alarm", "collapse/nll_start_call_due"} < last.keys()
     kept = [row for row in trainer.state.log_history if "collapse/bank_nll" in row]
     assert [row["step"] for row in kept] == [0, 3, 6]
     assert kept[-1]["collapse/bank_nll"] == last["collapse/bank_nll"]
@@ -232,9 +233,8 @@ import json, sys
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
-from toolrl_box import CollapseGuard
+from toolrl_box import CollapseGuard, callback
 from toolrl_box.models import load_causal, load_model
-from toolrl_box.probe import callback
 
 folder, dialogues = sys.argv[1], json.load(open(sys.argv[2]))
 loaded = load_model("pocket")
@@ -251,8 +251,8 @@ trainer = Trainer(
 assert trainer.args.world_size == 2
 rank = trainer.args.process_index
 if rank == 1:  # this process sees no harm; left to itself it would go on, and wait for ever
-    right = callback._figures
-    callback._figures = lambda seen: dict.fromkeys(right(seen), 0.5)
+    right = callback._signals
+    callback._signals = lambda seen: dict.fromkeys(right(seen), 0.5)
 trainer.add_callback(CollapseGuard(trainer, dialogues, every=1, action="stop"))
 trainer.train()
 said = [
@@ -309,6 +309,7 @@ def test_a_resumed_training_goes_on_with_its_alarms_and_its_base(
     assert figures(part) == figures(whole)
     state = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["CollapseGuard"]["attributes"] == {
+        "file": digest(load("default")),
         "detectors": {"at": {"seen": [0, 2, 4]}},
         "levels": {},
     }
@@ -385,6 +386,106 @@ def test_a_sharded_model_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(trainer.accelerator.state, "distributed_type", callback.SHARDED[0])
     with pytest.raises(ConfigError, match="distributed type FSDP: the guard needs the whole"):
         CollapseGuard(trainer, DIALOGUES)
+
+
+def detector_file(tmp_path: Path, *detectors: dict[str, Any], base: Base | None = None) -> Path:
+    path = tmp_path / "detector.json"
+    path.write_text(
+        dump(
+            DetectorFile.model_validate({"detectors": detectors}).model_copy(update={"base": base})
+        )
+    )
+    return path
+
+
+def above(name: str, signal: str, limit: float) -> dict[str, Any]:
+    when = {"signal": signal, "statistics": [{"name": "level"}], "above": limit}
+    return {"name": name, "level": "act", "when": when}
+
+
+def test_the_detectors_of_a_file_judge_the_probes_signals(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [above(signal, signal, -1.0) for signal in callback.SEEN]
+    file = detector_file(tmp_path, *given, above("net", "unhealthy", -1.0))
+    trainer = make()
+    trainer.add_callback(CollapseGuard(trainer, DIALOGUES, every=3, detector=file))
+    trainer.train()
+    for signal in callback.SEEN:
+        assert f"act at step 0: {signal} " in caplog.text
+    assert "these need more than a probe: net" in caplog.text
+    assert "net " not in caplog.text.replace("probe: net", "")
+
+
+def test_a_file_without_any_detector_for_a_callback_is_refused(make: Make, tmp_path: Path) -> None:
+    file = detector_file(tmp_path, above("net", "unhealthy", 0.1), {"form": "unhealthy"})
+    with pytest.raises(ConfigError, match="can alarm in a callback, which sees only bank_nll, b"):
+        CollapseGuard(make(), DIALOGUES, detector=file)
+    with pytest.raises(ConfigError, match="no detector file 'defalt'; did you mean 'default'"):
+        CollapseGuard(make(), DIALOGUES, detector="defalt")
+    with pytest.raises(ConfigError, match="has no threshold yet: fit it with `toolrl calibrate`"):
+        CollapseGuard(make(), DIALOGUES, detector="guard")
+
+
+def base_of(trainer: Trainer, tasks: Sequence[Task], encode: Callable[[str], list[int]]) -> Base:
+    probe = Probe(trainer.model, build_bank(tasks, FORMATS["hermes"], encode), 0)  # type: ignore[arg-type]
+    return Base.of(probe().summary(0))
+
+
+def test_a_file_of_a_run_with_this_model_and_bank_is_accepted(
+    make: Make, tmp_path: Path, encode: Callable[[str], list[int]]
+) -> None:
+    trainer = make()
+    file = detector_file(tmp_path, {"form": "damage"}, base=base_of(trainer, TASKS, encode))
+    trainer.add_callback(CollapseGuard(trainer, DIALOGUES, every=3, detector=file))
+    trainer.train()
+    assert trainer.state.global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("detector", "dialogues", "factor", "says"),
+    [
+        ({"form": "damage"}, DIALOGUES, 2.0, "another model (mean log-prob of the right token in"),
+        ({"form": "damage"}, DIALOGUES[:3], 1.0, "another bank or tool format"),
+        # A run follows more control tokens than a callback.
+        (above("t", "wrong_control", 0.5), DIALOGUES, 1.0, "another bank or tool format"),
+    ],
+)
+def test_a_file_of_another_model_or_bank_is_refused_before_the_first_step(
+    make: Make,
+    tmp_path: Path,
+    encode: Callable[[str], list[int]],
+    detector: dict[str, Any],
+    dialogues: list[Any],
+    factor: float,
+    says: str,
+) -> None:
+    trainer = make()
+    file = detector_file(tmp_path, detector, base=base_of(trainer, TASKS, encode))
+    trainer.model.lm_head.weight.data.mul_(factor)  # type: ignore[union-attr, operator]
+    trainer.add_callback(CollapseGuard(trainer, dialogues, detector=file))
+    with pytest.raises(ConfigError) as error:
+        trainer.train()
+    assert f"detector = {file} was calibrated on {says}" in str(error.value)
+    assert trainer.state.global_step == 0
+
+
+def test_a_training_is_resumed_with_the_detectors_that_it_began_with(
+    make: Make, tmp_path: Path
+) -> None:
+    def guarded(ratio: float) -> Trainer:
+        file = detector_file(tmp_path, {"form": "damage", "ratio": ratio})
+        trainer = make(save_strategy="steps", save_steps=4)
+        trainer.add_callback(CollapseGuard(trainer, DIALOGUES, every=2, detector=file))
+        return trainer
+
+    guarded(1.5).train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-4")
+    with pytest.raises(ConfigError, match="is not the file that this training began with"):
+        guarded(2.0).train(resume_from_checkpoint=checkpoint)
+    again = guarded(1.5)
+    again.train(resume_from_checkpoint=checkpoint)
+    assert again.state.global_step == 6
 
 
 COMMON: dict[str, Any] = {
