@@ -30,7 +30,7 @@ from toolrl_box.runlog import RunLog
 # phases and at the ends of phases, of both kinds.
 STEPS = 10
 SETTINGS = (
-    *("steps=4", "scheme.every=2", "scheme.updates=3", "scheme.rule=any_failed"),
+    *("steps=4", "seed=4", "scheme.every=2", "scheme.updates=3", "scheme.rule=any_failed"),
     *("grpo.prompts_per_step=2", "grpo.group_size=4", "rewards={format_share: 1}"),
     *("env.train_tasks=8", "env.eval_tasks=8", "probe.episodes=4"),
     *("eval.every=5", "eval.ood=false", "checkpoint.every=2"),
