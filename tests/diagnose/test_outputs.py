@@ -13,10 +13,12 @@ import jsonschema
 import pytest
 from rich.console import Console
 
+from toolrl_box import cli
 from toolrl_box.diagnose import bundle, outputs, terminal
 from toolrl_box.diagnose.against import compare
 from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.failed_prompts import write_failed_prompts
+from toolrl_box.diagnose.judge import Judge
 from toolrl_box.diagnose.markdown import markdown, markdown_of_both
 from toolrl_box.diagnose.plain import cell, inline
 from toolrl_box.diagnose.records import LoggedCall, LoggedMessage, Record
@@ -154,12 +156,39 @@ def test_the_folder_holds_everything_and_may_be_written_again(
 ) -> None:
     folder = tmp_path / "out"
     for _ in range(2):
-        outputs.write(folder, result(fallen), logs.run(), tool_format=None)
+        outputs.write(folder, result(fallen), logs.run(), Judge())
     assert {path.name for path in folder.iterdir()} == {
         *("index.html", "report.md", "diagnosis.json", "states.csv", "failed_prompts.jsonl"),
         *("states.png", "states.svg", "reward.png", "reward.svg", "signals.png", "signals.svg"),
     }
     assert (folder / "states.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_matters_of_taste_can_be_set_and_are_told(
+    logs: Logs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.jsonl"
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    said = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}
+    said["messages"][1]["content"] = call + call
+    path.write_text("".join(json.dumps({**said, "step": n, "reward": 1}) + "\n" for n in range(9)))
+    kinds = []
+    for options in ([], ["--policy", "several_calls=flag"]):
+        main_exit(["diagnose", str(path), "--json", *options])
+        told = json.loads(capsys.readouterr().out)
+        kinds.append(told["steps"][0]["kinds"])
+        assert told["policies"] == ({"several_calls": "flag"} if options else {})
+    assert kinds == [{"call": 1}, {"several_calls": 1}]
+    main_exit(["diagnose", str(path), "--policy", "several=flag"], 2)
+    assert "unknown policy 'several'" in capsys.readouterr().err
+    main_exit(["diagnose", str(path), "--policy", "thinking=maybe"], 2)
+    assert "policy thinking = 'maybe'; one of: allow, flag" in capsys.readouterr().err
+
+
+def main_exit(arguments: list[str], code: int = 0) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert (ended.value.code or 0) == code
 
 
 def test_pictures_are_the_same_bytes_again(fallen: Session, tmp_path: Path) -> None:
@@ -176,7 +205,7 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match=r"is not empty \(it holds thesis.tex\)"):
-        outputs.write(tmp_path, result(fallen), (), tool_format=None)
+        outputs.write(tmp_path, result(fallen), (), Judge())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     (tmp_path / "diagnosis.json").write_text('{"written_by": "someone"}')
     with pytest.raises(ConfigError, match="no earlier diagnosis"):
@@ -199,7 +228,7 @@ def test_two_runs_are_compared(fallen: Session, logs: Logs) -> None:
 
 
 def lines(path: Path, records: list[Record], **options: Any) -> list[dict[str, Any]]:
-    given = {"tool_format": None, "since": None, "middle": 0.5, **options}
+    given = {"judge": Judge(), "since": None, "middle": 0.5, **options}
     write_failed_prompts(path, records, **given)
     return [json.loads(line) for line in path.read_text().splitlines()]
 

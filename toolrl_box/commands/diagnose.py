@@ -15,6 +15,7 @@ from toolrl_box.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from toolrl_box.diagnose.outputs import Result
+    from toolrl_box.probe.policies import Policies
 
 FAILED = 3
 
@@ -27,6 +28,15 @@ LogFormat = Annotated[
 ToolFormat = Annotated[
     str | None, typer.Option(help="How calls are written; default: found out from the messages.")
 ]
+PolicyPairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME=allow|flag",
+        help="Matters of taste, see docs/states.md: text_before_call, text_after_call, "
+        "several_calls, thinking; may be repeated.",
+    ),
+]
 FailOn = Annotated[
     str | None,
     typer.Option(metavar="VERDICT,…", help="Exit code 3 when the verdict is one of these."),
@@ -37,6 +47,7 @@ def diagnose(
     paths: Paths,
     log_format: LogFormat = None,
     tool_format: ToolFormat = None,
+    policies: PolicyPairs = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON (docs/diagnosis.schema.json), else nothing.")
     ] = False,
@@ -60,6 +71,8 @@ def diagnose(
     from toolrl_box.diagnose import bundle as zipped
     from toolrl_box.diagnose import outputs, sources, terminal
     from toolrl_box.diagnose.against import compare
+    from toolrl_box.diagnose.judge import Judge
+    from toolrl_box.probe.policies import policies_of
 
     unwanted = verdicts(fail_on)
     if drop_texts and bundle is None:
@@ -68,14 +81,15 @@ def diagnose(
         raise ConfigError(f"--bundle: there is no folder {bundle.parent}")
     if output is not None:
         outputs.check_folder(output)
-    result = _result(paths, log_format, tool_format)
-    other = None if against is None else _result([against], log_format, tool_format)
+    taste = policies_of(policies or ())
+    result = _result(paths, log_format, tool_format, taste)
+    other = None if against is None else _result([against], log_format, tool_format, taste)
     both = None if other is None else compare(result.diagnosis, other.diagnosis)
     told = []
     if output is not None:
         records = sources.detect(paths, log_format).records()
         prompts = outputs.write(
-            output, result, records, tool_format=tool_format, against=other, comparison=both
+            output, result, records, Judge(tool_format, taste), against=other, comparison=both
         )
         told.append(f"page: {output / 'index.html'}")
         more = ", the first of more" if prompts.more else ""
@@ -103,17 +117,20 @@ def watch(
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 10.0,
     log_format: LogFormat = None,
     tool_format: ToolFormat = None,
+    policies: PolicyPairs = None,
     fail_on: FailOn = None,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
 ) -> None:
     """Follow a run: a line whenever the verdict or an alarm changes; Ctrl-C ends it."""
     from toolrl_box.diagnose.session import Session
     from toolrl_box.diagnose.watch import looks
+    from toolrl_box.probe.policies import policies_of
 
     unwanted = verdicts(fail_on)
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
-    session = Session(tool_format, log_format=log_format)
+    taste = policies_of(policies or ())
+    session = Session(tool_format, log_format=log_format, policies=taste)
     with suppress(KeyboardInterrupt):
         for diagnosis in looks(session, [path], say):
             if diagnosis is not None and diagnosis.verdict.name in unwanted:
@@ -134,11 +151,13 @@ def verdicts(names: str | None) -> frozenset[str]:
     return frozenset(given)
 
 
-def _result(paths: Sequence[Path], log_format: str | None, tool_format: str | None) -> Result:
+def _result(
+    paths: Sequence[Path], log_format: str | None, tool_format: str | None, policies: Policies
+) -> Result:
     from toolrl_box.diagnose.outputs import Result
     from toolrl_box.diagnose.session import Session, name_of
 
-    session = Session(tool_format, log_format=log_format)
+    session = Session(tool_format, log_format=log_format, policies=policies)
     session.read(paths)
     return Result(
         session.diagnosis(name_of(paths)),

@@ -28,6 +28,7 @@ from toolrl_box.diagnose.diagnosis import Verdict as WrittenVerdict
 from toolrl_box.diagnose.evidence import SOUND, length_of, reward_of, signals, spread_of
 from toolrl_box.diagnose.records import Checkpoint
 from toolrl_box.diagnose.unjudged import unjudged
+from toolrl_box.probe.policies import Policies
 from toolrl_box.probe.states import KINDS
 from toolrl_box.types import STATES
 from toolrl_box.verdicts import HEALTHY_SHARE, MOSTLY, Verdict, judge
@@ -43,6 +44,7 @@ def conclude(
     written_by: str,
     inputs: Sequence[InputFile],
     tool_format: ToolFormatSeen | None,
+    policies: Policies,
     checkpoints: Sequence[Checkpoint],
     damaged: int,
     damage: Sequence[DamagedLine],
@@ -77,6 +79,7 @@ def conclude(
         name=name,
         inputs=tuple(inputs),
         tool_format=tool_format,
+        policies=policies.changed(),
         totals=Totals(
             rollouts=aggregate.rollouts,
             messages=aggregate.messages,

@@ -168,6 +168,7 @@ class Diagnosis(_Part):
     name: str
     inputs: tuple[InputFile, ...]
     tool_format: ToolFormatSeen | None
+    policies: Mapping[str, str] = {}
     totals: Totals
     verdict: Verdict
     onsets: tuple[Onset, ...]

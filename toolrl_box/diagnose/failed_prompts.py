@@ -42,16 +42,16 @@ def write_failed_prompts(
     path: Path,
     records: Iterable[Record],
     *,
-    tool_format: str | None,
+    judge: Judge,
     since: int | None,
     middle: float | None,
 ) -> Written:
-    """``since``: rollouts of earlier steps do not count; ``middle``: the reward below which a
-    rollout failed, None without rewards. Replaces ``path`` as a whole."""
+    """Replaces ``path`` as a whole. ``judge``: one that has judged nothing yet; ``since``: rollouts
+    of earlier steps do not count; ``middle``: the reward below which a rollout failed, None
+    without rewards."""
     seen: set[bytes] = set()
     gold, more = 0, False
     temporary = path.with_name(f".{path.name}.tmp")
-    judge = Judge(tool_format)
     with writing(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:

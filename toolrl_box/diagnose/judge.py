@@ -20,6 +20,7 @@ from toolrl_box.diagnose.records import LoggedMessage, LoggedRollout, Record
 from toolrl_box.dialects import Dialect, detect, dialect, without_stop
 from toolrl_box.errors import DataError
 from toolrl_box.formats import read_json_object
+from toolrl_box.probe.policies import DEFAULT, Policies
 from toolrl_box.probe.schemas import follows_schema
 from toolrl_box.probe.states import classify
 from toolrl_box.probe.structured import StructuredCall, classify_structured, structured_text
@@ -45,11 +46,12 @@ class Judge:
     """Use :meth:`stream`; ``seen`` is known once a rollout has come out of it. ``bad_schemas``:
     tools whose schema is none, so that calls are not checked against it."""
 
-    def __init__(self, forced: str | None = None) -> None:
+    def __init__(self, forced: str | None = None, policies: Policies = DEFAULT) -> None:
         """Raises ConfigError for a tool format that is none."""
         if forced is not None:
             dialect(forced)
         self._forced = forced
+        self._policies = policies
         self._dialect: Dialect | None = None
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self.seen: ToolFormatSeen | None = None
@@ -81,10 +83,10 @@ class Judge:
         made: list[list[_Call]] = []
         for message in written(rollout):
             try:
-                findings.append(_found(message, chosen, tools))
+                findings.append(self._found(message, chosen, tools))
             except DataError:  # a reference in a schema that only this call needed
                 self.bad_schemas.update(tool.name for tool in tools[:KNOWN_TOOLS])
-                findings.append(_found(message, chosen, ()))
+                findings.append(self._found(message, chosen, ()))
             if rollout.gold is not None:
                 made.append(_calls(message, chosen))
         if rollout.gold is None:
@@ -95,6 +97,34 @@ class Judge:
             for index, calls in enumerate(made)
         )
         return JudgedRollout(rollout, tuple(findings), wrong)
+
+    def _found(
+        self, message: LoggedMessage, chosen: Dialect, tools: Sequence[ToolSpec]
+    ) -> tuple[str, Finding]:
+        """The text that the finding is about, and the finding. DataError for a bad schema."""
+        text = without_stop(message.text)
+        parsed = chosen.parse(text)
+        if not message.calls:
+            finding = classify(
+                text,
+                parsed,
+                tools=tools,
+                truncated=message.truncated,
+                control_tokens=chosen.control_tokens,
+                policies=self._policies,
+            )
+            return text, finding
+        apart = [StructuredCall(call.name, call.arguments) for call in message.calls]
+        finding = classify_structured(
+            text,
+            apart,
+            parsed,
+            tools=tools,
+            truncated=message.truncated,
+            control_tokens=chosen.control_tokens,
+            policies=self._policies,
+        )
+        return structured_text(text, apart), finding
 
     def _choose(self, rollouts: Sequence[LoggedRollout]) -> Dialect:
         messages = [message for rollout in rollouts for message in written(rollout)]
@@ -141,33 +171,6 @@ def written(rollout: LoggedRollout) -> list[LoggedMessage]:
     """The messages that the model wrote."""
     after = rollout.messages[rollout.prompt_length :]
     return [message for message in after if message.role == "assistant"]
-
-
-def _found(
-    message: LoggedMessage, chosen: Dialect, tools: Sequence[ToolSpec]
-) -> tuple[str, Finding]:
-    """The text that the finding is about, and the finding. Raises DataError for a bad schema."""
-    text = without_stop(message.text)
-    parsed = chosen.parse(text)
-    if not message.calls:
-        finding = classify(
-            text,
-            parsed,
-            tools=tools,
-            truncated=message.truncated,
-            control_tokens=chosen.control_tokens,
-        )
-        return text, finding
-    apart = [StructuredCall(call.name, call.arguments) for call in message.calls]
-    finding = classify_structured(
-        text,
-        apart,
-        parsed,
-        tools=tools,
-        truncated=message.truncated,
-        control_tokens=chosen.control_tokens,
-    )
-    return structured_text(text, apart), finding
 
 
 def _calls(message: LoggedMessage, chosen: Dialect) -> list[_Call]:

@@ -26,6 +26,7 @@ from toolrl_box.diagnose import figures
 from toolrl_box.diagnose.against import Comparison
 from toolrl_box.diagnose.diagnosis import Diagnosis
 from toolrl_box.diagnose.failed_prompts import Written, write_failed_prompts
+from toolrl_box.diagnose.judge import Judge
 from toolrl_box.diagnose.markdown import markdown, markdown_of_both
 from toolrl_box.diagnose.page import write_page
 from toolrl_box.diagnose.records import Judged, Record
@@ -64,15 +65,15 @@ def write(
     folder: Path,
     result: Result,
     records: Iterable[Record],
+    judge: Judge,
     *,
-    tool_format: str | None,
     against: Result | None = None,
     comparison: Comparison | None = None,
 ) -> Written:
     """Write the folder; older files of a diagnosis are replaced, others are left alone.
 
-    ``records``: the log once more. Raises ConfigError for a folder that is taken, RunFolderError
-    when it cannot be written.
+    ``records`` and ``judge``: the log once more, and one that has judged nothing yet. Raises
+    ConfigError for a folder that is taken, RunFolderError when it cannot be written.
     """
     check_folder(folder)
     diagnosis = result.diagnosis
@@ -90,7 +91,7 @@ def write(
     return write_failed_prompts(
         folder / "failed_prompts.jsonl",
         records,
-        tool_format=tool_format,
+        judge=judge,
         since=onset,
         middle=result.middle,
     )

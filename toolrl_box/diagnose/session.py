@@ -23,6 +23,7 @@ from toolrl_box.diagnose.diagnosis import DamagedLine, Diagnosis, InputFile
 from toolrl_box.diagnose.judge import Judge, JudgedRollout
 from toolrl_box.diagnose.records import Checkpoint, Damage, Judged, LoggedRollout, Record, Scalars
 from toolrl_box.diagnose.sources import Logs, detect
+from toolrl_box.probe.policies import DEFAULT, Policies
 
 MAX_FILES = 500
 """Files that a diagnosis names; further ones count together."""
@@ -44,15 +45,21 @@ class Session:
     """One log under one tool format."""
 
     def __init__(
-        self, tool_format: str | None = None, *, log_format: str | None = None, seed: int = 0
+        self,
+        tool_format: str | None = None,
+        *,
+        log_format: str | None = None,
+        policies: Policies = DEFAULT,
+        seed: int = 0,
     ) -> None:
         """Raises ConfigError for a tool format that is none."""
         self._tool_format, self._log_format, self._seed = tool_format, log_format, seed
+        self._policies = policies
         self._begin()
 
     def _begin(self) -> None:
         self.aggregate = Aggregate(seed=self._seed)
-        self._judge = Judge(self._tool_format)
+        self._judge = Judge(self._tool_format, self._policies)
         self._files: dict[Path, _File] = {}
         self._checkpoints: dict[str, Checkpoint] = {}
         self._refused: tuple[Damage, ...] = ()
@@ -100,6 +107,7 @@ class Session:
             written_by=f"toolrl-box {__version__}",
             inputs=_inputs(self._files),
             tool_format=self._judge.seen,
+            policies=self._policies,
             checkpoints=sorted(self._checkpoints.values(), key=lambda c: (c.step, str(c.path))),
             damaged=self._damaged + len(self._refused),
             damage=damage[:MAX_DAMAGE],

@@ -8,10 +8,11 @@ Left out: anything that is a defect in every format. No policy makes an unclosed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from toolrl_box.errors import ConfigError
+from toolrl_box.errors import ConfigError, lookup
 
 Policy = Literal["allow", "flag"]
 
@@ -40,5 +41,26 @@ class Policies:
                     f"policy {name} = {value!r}; one of: {', '.join(get_args(Policy))}"
                 )
 
+    def changed(self) -> dict[str, Policy]:
+        """Those that are not the default's."""
+        return {
+            name: value for name, value in asdict(self).items() if asdict(DEFAULT)[name] != value
+        }
+
 
 DEFAULT = Policies()
+
+
+def policies_of(pairs: Sequence[str]) -> Policies:
+    """Policies from ``NAME=allow`` and ``NAME=flag``, the last of a name counting.
+
+    Raises ConfigError for anything else.
+    """
+    chosen: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        lookup("policy", name, asdict(DEFAULT))
+        if not separator:
+            raise ConfigError(f"policy '{pair}' has no value: write {name}=allow or {name}=flag")
+        chosen[name] = value
+    return Policies(**chosen)
