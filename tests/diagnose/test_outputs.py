@@ -185,6 +185,19 @@ def test_matters_of_taste_can_be_set_and_are_told(
     assert "policy thinking = 'maybe'; one of: allow, flag" in capsys.readouterr().err
 
 
+def test_two_runs_of_one_name_are_told_apart_by_their_folders(
+    logs: Logs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arm in ("rl", "interleaved"):
+        (tmp_path / arm / "seed1").mkdir(parents=True)
+        said = {"messages": [{"role": "assistant", "content": "Hello."}], "step": 1, "reward": 1}
+        (tmp_path / arm / "seed1" / "log.jsonl").write_text(json.dumps(said) + "\n")
+    one, other = (str(tmp_path / arm / "seed1") for arm in ("rl", "interleaved"))
+    main_exit(["diagnose", one, "--against", other, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["diagnosis"]["name"], told["against"]["name"]) == ("rl/seed1", "interleaved/seed1")
+
+
 def main_exit(arguments: list[str], code: int = 0) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

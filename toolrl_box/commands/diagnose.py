@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -15,7 +16,7 @@ from toolrl_box.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from toolrl_box.diagnose.outputs import Result
-    from toolrl_box.probe.policies import Policies
+    from toolrl_box.diagnose.session import Session
 
 FAILED = 3
 
@@ -72,6 +73,7 @@ def diagnose(
     from toolrl_box.diagnose import outputs, sources, terminal
     from toolrl_box.diagnose.against import compare
     from toolrl_box.diagnose.judge import Judge
+    from toolrl_box.diagnose.session import Session, name_of
     from toolrl_box.probe.policies import policies_of
 
     unwanted = verdicts(fail_on)
@@ -82,8 +84,10 @@ def diagnose(
     if output is not None:
         outputs.check_folder(output)
     taste = policies_of(policies or ())
-    result = _result(paths, log_format, tool_format, taste)
-    other = None if against is None else _result([against], log_format, tool_format, taste)
+    alike = against is not None and name_of(paths) == name_of([against])
+    session = partial(Session, tool_format, log_format=log_format, policies=taste)
+    result = _result(session(), paths, 2 if alike else 1)
+    other = None if against is None else _result(session(), [against], 2 if alike else 1)
     both = None if other is None else compare(result.diagnosis, other.diagnosis)
     told = []
     if output is not None:
@@ -151,16 +155,14 @@ def verdicts(names: str | None) -> frozenset[str]:
     return frozenset(given)
 
 
-def _result(
-    paths: Sequence[Path], log_format: str | None, tool_format: str | None, policies: Policies
-) -> Result:
+def _result(session: Session, paths: Sequence[Path], parts: int) -> Result:
+    """``parts``: of a path, that its name is made of."""
     from toolrl_box.diagnose.outputs import Result
-    from toolrl_box.diagnose.session import Session, name_of
+    from toolrl_box.diagnose.session import name_of
 
-    session = Session(tool_format, log_format=log_format, policies=policies)
     session.read(paths)
     return Result(
-        session.diagnosis(name_of(paths)),
+        session.diagnosis(name_of(paths, parts)),
         tuple(session.examples()),
         session.aggregate.reward.middle,
     )

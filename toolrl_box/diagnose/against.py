@@ -61,7 +61,10 @@ def _figures(diagnosis: Diagnosis) -> dict[str, str]:
         found[f"onset of {onset.signal}"] = f"step {onset.step} ({onset.low}–{onset.high})"
     if diagnosis.last_healthy is not None:
         found["last healthy step"] = str(diagnosis.last_healthy.step)
-    placed = [row for row in diagnosis.steps if row.step is not None]
+    # Steps of supervision alone have neither.
+    placed = [
+        r for r in diagnosis.steps if r.step is not None and (r.messages or r.reward is not None)
+    ]
     for when, rows in (("first", placed[:LAST]), ("last", placed[-LAST:])):
         found |= {f"{name}, {when} {LAST} steps": value for name, value in _means(rows).items()}
     return found

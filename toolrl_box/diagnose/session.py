@@ -149,9 +149,10 @@ def diagnose(
     return session.diagnosis(name_of(paths)), tuple(session.examples())
 
 
-def name_of(paths: Sequence[Path]) -> str:
-    """What a diagnosis of these paths is called: the last part of the first, and how many more."""
-    first = paths[0].resolve().name or str(paths[0])
+def name_of(paths: Sequence[Path], parts: int = 1) -> str:
+    """What a diagnosis of these paths is called: the last part of the first (or so many parts),
+    and how many more."""
+    first = "/".join(paths[0].resolve().parts[-parts:])
     return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"
 
 
