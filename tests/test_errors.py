@@ -20,6 +20,7 @@ def test_every_public_exception_descends_from_the_base_so_the_command_line_catch
         "RunFolderError",
         "CheckpointError",
         "JudgeError",
+        "TeamError",
         "MissingExtraError",
     }
     assert all(issubclass(vars(errors)[name], ToolRLError) for name in exceptions)
