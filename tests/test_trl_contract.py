@@ -430,3 +430,41 @@ def test_the_stopwatches_hold_groups_only_until_the_step_is_told() -> None:
     meter.on_log(None, None, Control(), {"train_runtime": 1.0})  # type: ignore[arg-type]
     assert [len(result.groups) for result in told] == [1, 0]
     assert issubclass(_SFT, SFTTrainer)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
+def test_weighing_advantages_is_what_trl_does_to_the_loss(
+    tiny_model: Qwen2ForCausalLM,
+    pocket_tokenizer: Qwen2Tokenizer,
+    tmp_path: Path,
+    loss_type: str,
+) -> None:
+    pairs: list[tuple[float, float, float]] = []
+
+    class Weighing(GRPOTrainer):
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            shape = inputs["completion_ids"].shape
+            weights = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 3
+            advantages = torch.linspace(-2, 2, shape[0])
+            inputs = {**inputs, "advantages": advantages}
+            plain = super()._compute_loss(model, inputs).item()
+            self.use_vllm = self.vllm_importance_sampling_correction = True
+            theirs = super()._compute_loss(model, {**inputs, "importance_sampling_ratio": weights})
+            self.use_vllm = self.vllm_importance_sampling_correction = False
+            ours = super()._compute_loss(
+                model, {**inputs, "advantages": advantages[:, None] * weights}
+            )
+            pairs.append((ours.item(), theirs.item(), plain))
+            return ours
+
+    grpo(
+        tiny_model,
+        pocket_tokenizer,
+        tmp_path,
+        scripted,
+        kind=Weighing,
+        loss_type=loss_type,
+    ).train()
+    ((ours, theirs, plain),) = pairs
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours != pytest.approx(plain, rel=1e-3)
