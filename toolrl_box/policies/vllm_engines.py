@@ -15,20 +15,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from toolrl_box.errors import MissingExtraError
 from toolrl_box.policies.vllm import Request
 
-# Read by vLLM when it is imported. One process: weights are handed over, not sent. It must not
-# pin our threads to cores, nor speak into the run's display.
+# Read by vLLM when it is imported. A process of its own, started afresh: vLLM 0.32 cannot start
+# beside numba (which bm25s loads), joins torch.distributed and sets torch's threads. It must not
+# pin threads to cores, nor speak into the run's display.
 SETTINGS: Mapping[str, str] = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -152,7 +157,8 @@ class ServerEngine:
 def start_local(
     model: PreTrainedModel, stop_ids: Sequence[int], max_tokens: int, rows: int
 ) -> LLMEngine:
-    """The CPU build in this process, for ``rows`` sequences of up to ``max_tokens`` at once.
+    """The CPU build in a process of its own, for ``rows`` sequences of up to ``max_tokens`` at
+    once.
 
     Raises MissingExtraError where vLLM is not installed.
     """
@@ -160,27 +166,42 @@ def start_local(
     os.environ.update(SETTINGS)
     from vllm import LLM
 
-    with tempfile.TemporaryDirectory(prefix="toolrl-vllm-") as folder:
-        model.config.save_pretrained(folder)
-        llm = LLM(
-            folder,
-            load_format="dummy",
-            skip_tokenizer_init=True,
-            dtype=str(model.dtype).removeprefix("torch."),
-            max_model_len=max_tokens + 1,  # scoring writes one token
-            max_num_seqs=rows,
-            enforce_eager=True,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            kv_cache_memory_bytes=_cache_bytes(model, rows * (max_tokens + BLOCK)),
-            disable_log_stats=True,
-        )
+    # It lives as long as `send`, that is, as the engine.
+    folder = tempfile.TemporaryDirectory(prefix="toolrl-vllm-", dir=_memory_folder())
+    model.config.save_pretrained(folder.name)
+    weights = Path(folder.name) / "model.safetensors"
+    save_file({name: torch.zeros_like(value) for name, value in _weights(model)}, weights)
+    llm = LLM(
+        folder.name,
+        skip_tokenizer_init=True,
+        dtype=str(model.dtype).removeprefix("torch."),
+        max_model_len=max_tokens + 1,  # scoring writes one token
+        max_num_seqs=rows,
+        enforce_eager=True,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        kv_cache_memory_bytes=_cache_bytes(model, rows * (max_tokens + BLOCK)),
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
 
     def send() -> None:
-        weights = model.state_dict().items()
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        save_file(dict(_weights(model)), weights)
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder.name})
 
     return LLMEngine(llm, stop_ids, send)
+
+
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every matrix under each of its names, none sharing memory with another."""
+    for name, value in model.state_dict().items():
+        yield name, value.clone()
+
+
+def _memory_folder() -> str | None:
+    """A folder in memory, where the system has one: weights only pass through."""
+    shm = Path("/dev/shm")  # noqa: S108 - the file gets a folder of its own there
+    return str(shm) if shm.is_dir() else None
 
 
 BLOCK = 128  # tokens: the cache is handed out in blocks, so each row may waste one
