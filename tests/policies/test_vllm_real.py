@@ -123,7 +123,7 @@ def test_a_row_is_sampled_the_same_with_and_without_neighbours(
     engine: LLMEngine, trained: HFPolicy, prompt: list[int]
 ) -> None:
     policy = policy_of(engine, trained, prompt)
-    together = policy.session(Sampling(1.0, 12, 5)).generate({row: prompt for row in range(ROWS)})
+    together = policy.session(Sampling(1.0, 12, 5)).generate(dict.fromkeys(range(ROWS), prompt))
     alone = policy.session(Sampling(1.0, 12, 5)).generate({4: prompt})
     assert alone[4].completion_ids == together[4].completion_ids
     assert len({generation.completion_ids for generation in together.values()}) > 1
