@@ -468,3 +468,30 @@ def test_weighing_advantages_is_what_trl_does_to_the_loss(
     ((ours, theirs, plain),) = pairs
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert ours != pytest.approx(plain, rel=1e-3)
+
+
+def test_the_parts_of_trls_vllm_that_are_used() -> None:
+    from trl.generation.vllm_client import VLLMClient
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    def parameters(function: Any) -> set[str]:
+        return set(inspect.signature(function).parameters)
+
+    assert parameters(VLLMGeneration.__init__) >= {
+        *("model", "accelerator", "processing_class", "mode", "server_host", "server_port"),
+        *("server_timeout", "gpu_memory_utilization", "max_model_length", "max_num_seqs"),
+    }
+    assert parameters(VLLMGeneration.sync_weights) == {"self"}
+    start = inspect.getsource(VLLMGeneration._init_vllm)
+    assert 'logprobs_mode="processed_logprobs"' in start
+    assert "self.llm = LLM(" in start
+    assert "self.vllm_client = VLLMClient(" in start
+    # Read off the sync: the cache of old weights' keys does not outlive it.
+    assert inspect.getsource(VLLMGeneration.sync_weights).count("reset_prefix_cache()") == 2
+    used = {"prompts", "temperature", "max_tokens", "logprobs", "generation_kwargs"}
+    assert parameters(VLLMClient.generate) >= used
+    scoring = {"sequences", "prompt_lengths", "top_logprobs"}
+    assert parameters(VLLMClient.get_sequence_logprobs) >= scoring
+    assert 'get_server_info()["model_config"]["logprobs_mode"]' in inspect.getsource(
+        GRPOTrainer.__init__
+    )
