@@ -108,12 +108,15 @@ def test_several_turns_score_as_fresh_forwards_of_the_model_do(
             rows[row] += appended[row]
             start = len(rows[row])
             rows[row] += generation.completion_ids
-            logits = trained.model(torch.tensor([rows[row]])).logits[0, start - 1 : -1].float()
+            with torch.no_grad():
+                logits = trained.model(torch.tensor([rows[row]])).logits[0, start - 1 : -1].float()
             logps = torch.log_softmax(logits / (temperature or 1.0), -1)
             for at, token in enumerate(generation.completion_ids):
                 assert generation.logprobs[at] == pytest.approx(logps[at, token].item(), abs=1e-3)
                 if temperature == 0:
-                    assert logps[at, token] == pytest.approx(logps[at].max().item(), abs=1e-3)
+                    assert logps[at, token].item() == pytest.approx(
+                        logps[at].max().item(), abs=1e-3
+                    )
             stopped = generation.completion_ids[-1] in trained.stop_ids
             assert generation.truncated == (not stopped)
             assert stopped or len(generation.completion_ids) == 12
