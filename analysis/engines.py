@@ -2,9 +2,9 @@
 
     python analysis/engines.py RUNS OUT
 
-RUNS holds folders ``<engine>-seed<n>``. Writes ``reward.csv`` (mean over seeds by engine and step),
-``summary.json`` (mean reward of each run, the difference of the engines from paired seeds, mismatch,
-speed) and ``reward.png``. Intervals are Student's 95% over seeds, which is wide with few of them.
+RUNS holds folders ``<engine>-seed<n>``. Writes ``reward.csv`` (mean over seeds by engine and
+step), ``summary.json`` (mean reward of each run, the difference of the engines from paired seeds,
+mismatch, speed) and ``reward.png``. Intervals are Student's 95% over seeds: wide with few of them.
 """
 
 from __future__ import annotations

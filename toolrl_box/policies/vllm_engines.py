@@ -108,11 +108,19 @@ def _written(output: Any) -> tuple[list[int], list[float]]:
 class Client(Protocol):
     """What is used of ``trl.generation.vllm_client.VLLMClient``."""
 
-    def generate(self, prompts: list[list[int]], **settings: Any) -> dict[str, Any]: ...
+    def generate(
+        self,
+        prompts: list[list[int]],
+        *,
+        temperature: float,
+        max_tokens: int,
+        logprobs: int | None,
+        generation_kwargs: dict[str, Any] | None,
+    ) -> dict[str, Any]: ...
 
     def get_sequence_logprobs(
-        self, sequences: list[list[int]], prompt_lengths: list[int], **settings: Any
-    ) -> dict[str, list[Any]]: ...
+        self, sequences: list[list[int]], prompt_lengths: list[int], *, top_logprobs: int
+    ) -> dict[str, Any]: ...
 
 
 class ServerEngine:
