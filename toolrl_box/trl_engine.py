@@ -4,8 +4,8 @@ Input: the model in training and the settings of ``rollout.vllm``. Output: an en
 :class:`~toolrl_box.policies.vllm.VLLMPolicy`. TRL's ``VLLMGeneration`` is made once for a run and
 not by a trainer, because every phase has a trainer of its own and vLLM must outlive them.
 
-NOT RUN as yet: no GPU was at hand. What stands on TRL 1.16 and vLLM is pinned by contract tests
-that read their signatures; the server's tokens and log-probs were run against a CPU server.
+NOT RUN as yet: no GPU was at hand. What is used of TRL 1.16 is pinned by a contract test that reads
+its signatures and source; of the server mode, sampling and scoring were run against a CPU server.
 
 Left out: tensor parallelism, sleep mode, several training processes.
 """

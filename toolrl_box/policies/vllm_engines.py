@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from toolrl_box.errors import MissingExtraError
+from toolrl_box.errors import MissingExtraError, ModelError
 from toolrl_box.policies.vllm import Request
 
 # Read by vLLM when it is imported. A process of its own, started afresh: vLLM 0.32 cannot start
@@ -68,36 +69,50 @@ class LLMEngine:
     ) -> list[tuple[list[int], list[float]]]:
         from vllm import SamplingParams
 
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
-            [
-                SamplingParams(
-                    temperature=temperature,
-                    seed=request.seed,
-                    max_tokens=max_tokens,
-                    stop_token_ids=self._stop_ids,
-                    ignore_eos=True,  # the stop tokens are all of them
-                    logprobs=0,  # the sampled token's own
-                    detokenize=False,
-                )
-                for request in requests
-            ],
-            use_tqdm=False,
-        )
+        settings = [
+            SamplingParams(
+                temperature=temperature,
+                seed=request.seed,
+                max_tokens=max_tokens,
+                stop_token_ids=self._stop_ids,
+                ignore_eos=True,  # the stop tokens are all of them
+                logprobs=0,  # the sampled token's own
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        outputs = self._asked([request.prompt_ids for request in requests], settings)
         return [_written(output.outputs[0]) for output in outputs]
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         from vllm import SamplingParams
 
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(ids)} for ids in sequences],
-            SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
-            use_tqdm=False,
-        )
+        settings = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs = self._asked(sequences, settings)
         return [
             [0.0, *(at[token].logprob for token, at in zip(ids[1:], scored, strict=True))]
             for ids, scored in zip(sequences, [o.prompt_logprobs[1:] for o in outputs], strict=True)
         ]
+
+    def _asked(self, sequences: Sequence[Sequence[int]], settings: Any) -> list[Any]:
+        prompts = [{"prompt_token_ids": list(ids)} for ids in sequences]
+        with _alive():
+            outputs: list[Any] = self._llm.generate(prompts, settings, use_tqdm=False)
+        return outputs
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Within, the death of vLLM's own process raises ModelError."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise ModelError(
+            "vLLM's process has ended (Ctrl-C ends it, too; its own words stand above); the run "
+            "goes on from its last checkpoint with: toolrl run --resume RUN_DIR"
+        ) from error
 
 
 def _written(output: Any) -> tuple[list[int], list[float]]:
@@ -169,7 +184,8 @@ def start_local(
     """The CPU build in a process of its own, for ``rows`` sequences of up to ``max_tokens`` at
     once.
 
-    Raises MissingExtraError where vLLM is not installed.
+    Raises MissingExtraError where vLLM is not installed, ModelError for a model that it does not
+    start with.
     """
     require()
     os.environ.update(SETTINGS)
@@ -180,27 +196,31 @@ def start_local(
     model.config.save_pretrained(folder.name)
     weights = Path(folder.name) / "model.safetensors"
     save_file({name: torch.zeros_like(value) for name, value in _weights(model)}, weights)
-    llm = LLM(
-        folder.name,
-        skip_tokenizer_init=True,
-        dtype=str(model.dtype).removeprefix("torch."),
-        max_model_len=max_tokens + 1,  # scoring writes one token
-        max_num_seqs=rows,
-        # Whole prompts: a seeded request whose prompt comes in pieces ends vLLM 0.32 on a CPU ("CPU
-        # Generator does not use offset").
-        enable_chunked_prefill=False,
-        max_num_batched_tokens=max(TOKENS_PER_PASS, max_tokens + 1),
-        enforce_eager=True,
-        enable_prefix_caching=True,
-        logprobs_mode="processed_logprobs",
-        kv_cache_memory_bytes=_cache_bytes(model, rows * (max_tokens + BLOCK)),
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-    )
+    try:
+        llm = LLM(
+            folder.name,
+            skip_tokenizer_init=True,
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=max_tokens + 1,  # scoring writes one token
+            max_num_seqs=rows,
+            # Whole prompts: a seeded request whose prompt comes in pieces ends vLLM 0.32 on a CPU
+            # ("CPU Generator does not use offset").
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(TOKENS_PER_PASS, max_tokens + 1),
+            enforce_eager=True,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            kv_cache_memory_bytes=_cache_bytes(model, rows * (max_tokens + BLOCK)),
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"vLLM does not start with this model: {error}") from error
 
     def send() -> None:
         save_file(dict(_weights(model)), weights)
-        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder.name})
+        with _alive():
+            llm.collective_rpc("reload_weights", kwargs={"weights_path": folder.name})
 
     return LLMEngine(llm, stop_ids, send)
 
