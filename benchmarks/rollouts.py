@@ -85,12 +85,13 @@ def main() -> None:
             speed = play(policy, repeat)
             if repeat:  # the first round warms up
                 speeds[name].append(speed)
+            print(f"  round {repeat}: {name} {speed:.1f} tokens/s", flush=True)
     syncs = [timed(vllm.engine.sync) for _ in range(3)]
     print(f"{arguments.model}, {arguments.episodes} episodes, {config.model.precision}:")
     for name, values in speeds.items():
         print(
-            f"  {name:<13}{statistics.median(values):7.0f} tokens/s"
-            f"  ({min(values):.0f} to {max(values):.0f}, {len(values)} rounds)"
+            f"  {name:<13}{statistics.median(values):7.1f} tokens/s"
+            f"  ({min(values):.1f} to {max(values):.1f}, {len(values)} rounds)"
         )
     ratios = [a / b for a, b in zip(speeds["vllm"], speeds["transformers"], strict=True)]
     print(f"  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

@@ -7,6 +7,7 @@ Run with ``make vllm-test`` in the environment of ``make vllm-env`` (docs/vllm.m
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import subprocess
 import sys
@@ -143,11 +144,13 @@ SETTINGS = (
 
 
 def toolrl(*arguments: str, kill_after: Path | None = None) -> int:
-    """A command of its own; ``kill_after``: killed as soon as this folder is there."""
-    process = subprocess.Popen([sys.executable, "-m", "toolrl_box.cli", "run", *arguments])
+    """A command of its own; ``kill_after``: killed as soon as this folder is there, with vLLM's
+    processes, which would otherwise outlive it."""
+    command = [sys.executable, "-m", "toolrl_box.cli", "run", *arguments]
+    process = subprocess.Popen(command, start_new_session=True)
     while process.poll() is None:
         if kill_after is not None and kill_after.exists():
-            process.send_signal(signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         try:
             process.wait(0.2)
         except subprocess.TimeoutExpired:
