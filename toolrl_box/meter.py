@@ -55,7 +55,7 @@ class Meter(TrainerCallback):
     def add(self, name: str, seconds: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + seconds
 
-    def count(self, name: str, amount: int) -> None:
+    def count(self, name: str, amount: float) -> None:
         """Add to a figure that is a step's total."""
         self._counts[name] = self._counts.get(name, 0.0) + amount
 

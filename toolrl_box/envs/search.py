@@ -31,8 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-
-import bm25s
+from typing import TYPE_CHECKING
 
 from toolrl_box.answers import format_score, matches
 from toolrl_box.envs.pocket_words import COMPOSITES
@@ -52,6 +51,9 @@ from toolrl_box.envs.search_words import (
 )
 from toolrl_box.errors import ConfigError, unknown
 from toolrl_box.types import Message, Parsed, Step, Task, ToolCall, ToolSpec
+
+if TYPE_CHECKING:
+    import bm25s
 
 CATEGORIES = ("one_hop", "two_hop")
 SPLITS = ("pretrain", "train", "heldout", "bank", "ood")
@@ -94,6 +96,8 @@ class Library:
 
     @cached_property
     def _index(self) -> bm25s.BM25:
+        import bm25s  # loads numba where it is installed, beside which vLLM 0.32 cannot start
+
         index = bm25s.BM25()
         index.index([words(document) for document in self._documents], show_progress=False)
         return index
