@@ -66,4 +66,8 @@ def _cannot() -> Iterator[tuple[str, str, str]]:
         yield "cannot run here", "vLLM rollouts", "vllm is not installed; transformers samples"
     elif not torch.cuda.is_available():
         yield "cannot run here", "a vLLM server", "weights are sent from a GPU; rollouts are local"
-    yield "cannot run here", "several processes", "not in this version; one process per run"
+    yield (
+        "processes",
+        "sharded weights",
+        "FSDP and DeepSpeed: not in this version (docs/processes.md)",
+    )
