@@ -90,7 +90,9 @@ class Parsed:
     ``blocks`` the number of *closed* call blocks, well-formed or not (0 ends the user turn);
     ``errors`` every defect, in order of position. ``tags``: the format's own tags in order of
     position, ``"think"`` for an opening and ``"/think"`` for a closing one, for formats whose
-    reward counts them; empty for the others.
+    reward counts them; empty for the others. ``spans``: where the closed blocks stand whose calls
+    were read, in order (and closed thoughts, in formats that have them). ``asides``: markup and
+    thoughts beside them that are no natural language, where a reader tells those apart.
     """
 
     text: str
@@ -98,6 +100,8 @@ class Parsed:
     blocks: int
     errors: tuple[ParseError, ...]
     tags: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
+    asides: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

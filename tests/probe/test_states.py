@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolrl_box.errors import DataError
+from toolrl_box.errors import ConfigError, DataError
 from toolrl_box.formats import FORMATS
-from toolrl_box.probe.states import KINDS, classify, follows_schema
+from toolrl_box.probe.policies import Policies
+from toolrl_box.probe.schemas import follows_schema
+from toolrl_box.probe.states import KINDS, classify
 from toolrl_box.types import STATES, Finding, Message, ToolCall, ToolSpec
 
 WEATHER = ToolSpec(
@@ -21,6 +24,8 @@ WEATHER = ToolSpec(
             "city": {"type": "string"},
             "days": {"type": "integer"},
             "unit": {"type": "string", "enum": ["C", "F"]},
+            "hours": {"type": "array", "items": {"type": "integer"}},
+            "height": {"type": "number", "minimum": 0},
         },
         "required": ["city"],
         "additionalProperties": False,
@@ -104,6 +109,19 @@ UNHEALTHY = [
     ("hermes", CALL + "\nThere you go.", "debris_after_call", "\nThere you go."),
     ("hermes", "Hi " + CALL + " and " + CALL, "debris_after_call", None),
     ("pythonic", '[get_weather(city="x")] done', "debris_after_call", " done"),
+    ("hermes", "assistant\n", "role_word_only", "assistant"),
+    (
+        "hermes",
+        "It rains.\n\nUser: And what about Rome?",
+        "speaks_as_user",
+        "User: And what about Rome?",
+    ),
+    ("hermes", CALL + "\n<tool_response>\n7", "fabricated_result", "<tool_response>\n7"),
+    ("pythonic", '[get_weather(city="x")]\n{"a": 1}', "fabricated_result", '{"a": 1}'),
+    ("hermes", "It rains. </think>Yes.</think>", "stray_tag", "</think>"),
+    ("hermes", "<think>It rains.", "stray_tag", "<think>"),
+    ("hermes", "<think>It rains.</think>\n", "empty", "<think>It rains.</think>"),
+    ("hermes", 'Action: f\nAction Input: {"a": 1}', "untagged_call", None),
 ]
 
 
@@ -139,6 +157,13 @@ def test_without_tools_names_and_arguments_are_not_checked() -> None:
         ({"city": None}, False),
         ({"days": 2}, False),
         ({"city": "Oslo", "country": "NO"}, False),
+        ({"city": "Oslo", "hours": [6, 18]}, True),
+        ({"city": "Oslo", "hours": [6, "18"]}, False),
+        ({"city": "Oslo", "hours": 6}, False),
+        ({"city": "Oslo", "height": 0}, True),
+        ({"city": "Oslo", "height": 2.5}, True),
+        ({"city": "Oslo", "height": -1}, False),
+        ({"city": "Oslo", "height": True}, False),
     ],
 )
 def test_the_quick_way_agrees_with_the_json_schema(
@@ -155,6 +180,40 @@ def test_the_quick_way_agrees_with_the_json_schema(
 def test_a_tool_whose_schema_is_none_is_an_error_that_names_it(schema: dict[str, object]) -> None:
     with pytest.raises(DataError, match="tool 'odd'"):
         follows_schema(ToolSpec("odd", schema), {})
+
+
+POLICIES = [
+    ("text_before_call", "Let me see.\n" + CALL, "text_before_call"),
+    ("text_after_call", CALL + "\nThere you go.", "debris_after_call"),
+    ("several_calls", CALL + "\n" + CALL, "several_calls"),
+    ("thinking", "<think>Hm.</think>\nIt rains.", "thinking"),
+    ("thinking", "<think>Hm.</think>\n" + CALL, "thinking"),
+]
+
+
+@pytest.mark.parametrize(("policy", "text", "kind"), POLICIES)
+def test_a_matter_of_taste_is_decided_by_its_policy(policy: str, text: str, kind: str) -> None:
+    def kind_under(**policies: Any) -> str:
+        parsed = FORMATS["hermes"].parse(text)
+        return classify(text, parsed, tools=TOOLS, policies=Policies(**policies)).kind
+
+    healthy = "call" if CALL in text else "response"
+    assert kind_under(**{policy: "flag"}) == kind
+    assert kind_under(**{policy: "allow"}) == healthy
+    others = dict.fromkeys(("text_before_call", "text_after_call", "several_calls"), "allow")
+    assert kind_under(**others | {policy: "flag"}) == kind
+
+
+def test_an_unknown_policy_names_the_choices() -> None:
+    with pytest.raises(ConfigError, match="thinking = 'maybe'; one of: allow, flag"):
+        Policies(thinking=cast("Any", "maybe"))
+
+
+def test_no_policy_heals_a_broken_call() -> None:
+    text = "Hm. <tool_call>{"
+    everything = Policies("allow", "allow", "allow", "allow")
+    parsed = FORMATS["hermes"].parse(text)
+    assert classify(text, parsed, policies=everything).kind == "unclosed_call"
 
 
 SCRAPS = [CALL, "<tool_call>", "</tool_call>", "<|im_end|>", "word ", "[", "[f(x=1)]", '"', "\n"]

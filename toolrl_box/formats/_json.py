@@ -89,3 +89,12 @@ def read_json(text: str) -> tuple[Any, int]:
     if "\\u" in text and not encodable(dumps(value)):
         raise BadJSON("lone surrogate", start)
     return value, end
+
+
+def read_json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that is all of ``text``, or None."""
+    try:
+        value, end = read_json(text)
+    except BadJSON:
+        return None
+    return value if isinstance(value, dict) and not text[end:].strip() else None

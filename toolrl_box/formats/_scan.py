@@ -52,6 +52,7 @@ class Draft:
     untagged: Pattern[str]
     pieces: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
     blocks: int = 0
     errors: list[ParseError] = field(default_factory=list)
 
@@ -85,7 +86,9 @@ class Draft:
     def finish(self) -> Parsed:
         self.errors.sort(key=lambda error: (error.start, error.end))
         text = "".join(self.pieces).strip()
-        return Parsed(text, tuple(self.calls), self.blocks, tuple(self.errors))
+        return Parsed(
+            text, tuple(self.calls), self.blocks, tuple(self.errors), spans=tuple(self.spans)
+        )
 
 
 def has_no_tags(text: str) -> bool:
@@ -141,6 +144,7 @@ def parse_tagged(
                     boundary = marks[index]
         if isinstance(result, ToolCall):
             draft.calls.append(result)
+            draft.spans.append((mark.start(), boundary.end()))
         else:
             for tag in marks[inner:index]:
                 draft.roles_inside(tag)

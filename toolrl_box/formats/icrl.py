@@ -240,6 +240,7 @@ class _Draft:
     position: int = 0
     pieces: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
     blocks: int = 0
     errors: list[ParseError] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
@@ -276,8 +277,8 @@ class _Draft:
             self._error("unclosed_call", self.opened[0], len(self.text), "no closing tag")
         self.errors.sort(key=lambda error: (error.start, error.end))
         text = "".join(self.pieces).strip()
-        tags = tuple(self.tags)
-        return Parsed(text, tuple(self.calls), self.blocks, tuple(self.errors), tags)
+        calls, errors = tuple(self.calls), tuple(self.errors)
+        return Parsed(text, calls, self.blocks, errors, tuple(self.tags), tuple(self.spans))
 
     def _abandon(self, end: int) -> None:
         """A block that another one opens in."""
@@ -288,7 +289,10 @@ class _Draft:
 
     def _close(self, span: tuple[int, int]) -> None:
         name, self.inside, start, self.position = self.inside, None, self.position, span[1]
-        if name is None or name == "think":
+        if name is None:
+            return
+        if name == "think":
+            self.spans.append((self.opened[0], span[1]))
             return
         self.blocks += 1
         value = self.text[start : span[0]].strip()
@@ -298,6 +302,7 @@ class _Draft:
             self._error("empty_call", self.opened[0], span[1], "nothing to search for")
         else:
             self.calls.append(ToolCall(name, {ARGUMENT[name]: value}))
+            self.spans.append((self.opened[0], span[1]))
 
     def _error(self, kind: str, start: int, end: int, detail: str) -> None:
         self.errors.append(ParseError(kind, start, end, detail))

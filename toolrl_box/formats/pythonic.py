@@ -230,9 +230,9 @@ def _argument(key: str, value: Any) -> str:
     return f"**{{{dumps(key)}: {_literal(value)}}}"
 
 
-def _outside(draft: Draft, start: int, end: int) -> None:
+def _outside(draft: Draft, start: int, end: int, tagged: bool) -> None:
     text = draft.text
-    if not has_no_tags(text):
+    if tagged:
         for mark in TAG.finditer(text, start, end):
             draft.outside(start, mark.start())
             # The tags of other formats are no blocks here, so neither opens nor closes anything.
@@ -283,16 +283,18 @@ class Pythonic(ChatML):
 
     def parse(self, text: str) -> Parsed:
         draft = Draft(text, _UNTAGGED)
+        tagged = not has_no_tags(text)  # once: looked up for each block it would be quadratic
         opens = [match.span() for match in _OPEN.finditer(text)] if "[" in text else []
         closes = [match.span() for match in _CLOSE.finditer(text)] if opens else []
         position = 0
         index = 0
         while index < len(opens):
             start, head_end = opens[index]
-            _outside(draft, position, start)
+            _outside(draft, position, start, tagged)
             try:
                 calls, position = _read_list(text, start)
                 draft.calls.extend(calls)
+                draft.spans.append((start, position))
                 draft.blocks += 1
             except _Fault as fault:
                 # The next "[name(" or ")]" after the fault decides how the block ends.
@@ -310,9 +312,9 @@ class Pythonic(ChatML):
                 else:
                     position = len(text)
                     draft.error("unclosed_call", start, position, "the list is not closed")
-                if not has_no_tags(text):
+                if tagged:
                     for mark in TAG.finditer(text, start, position):
                         draft.roles_inside(mark)
             index = bisect_left(opens, (max(position, head_end), 0), index)
-        _outside(draft, position, len(text))
+        _outside(draft, position, len(text), tagged)
         return draft.finish()
