@@ -44,7 +44,6 @@ from toolrl_box.policies.steered import (
     check_same_vocabulary,
 )
 from toolrl_box.probe.bank import control_ids
-from toolrl_box.samples import END_OF_MESSAGE
 from toolrl_box.seeds import derive
 from toolrl_box.stats import Array
 from toolrl_box.types import Policy, Task, ToolFormat
@@ -240,7 +239,7 @@ def _steerings(
 ) -> dict[str, Steering]:
     """The counterfactuals by name."""
     check_same_vocabulary(own, reference)
-    control = control_ids((*fmt.control_tokens, END_OF_MESSAGE), own.encode)
+    control = control_ids((*fmt.control_tokens, fmt.end_of_message), own.encode)
     pieces = [own.decode([token]) for token in range(own.vocabulary)]
     grammar = TokenGrammar(fmt.grammar, pieces, own.stop_ids)
     forced = Forced(tuple(own.encode(fmt.call_start)), due_calls(tasks, fmt))

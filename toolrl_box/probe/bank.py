@@ -73,7 +73,7 @@ class Span:
 
 def build_bank(tasks: Sequence[Task], fmt: ToolFormat, encode: Encode) -> Bank:
     """The bank of these tasks' gold dialogues. Raises DataError when none of them calls a tool."""
-    end_id = end_of_message_id(encode)
+    end_id = end_of_message_id(fmt, encode)
     opening, closing = encode(fmt.call_start), encode(fmt.call_end)
     samples = [dialogue_to_sample(task, fmt, encode) for task in tasks]
     spans = [
