@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from toolrl_box.errors import ConfigError, ToolRLError, lookup
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 RUNS = Path("runs")
+STYLES = {"ok": "green", "note": "yellow", "error": "bold red"}
 
 app = typer.Typer(
     name="toolrl",
@@ -411,6 +414,8 @@ def list_(
         name = "ALL_FORMATS" if what == "formats" else what.upper()
         table: Mapping[str, Any] = getattr(import_module(f"toolrl_box.{what}"), name)
         lines = {name: _first_line(entry) for name, entry in table.items()}
+        if what == "formats":
+            lines["native"] = "What the model's own chat template writes (docs/models.md)."
     for name, line in lines.items():
         _say(f"{name:<16}{line}")
 
@@ -447,10 +452,40 @@ def base_build(
 
 
 @app.command()
-def doctor() -> None:
-    """Show versions, machine, models and extras, and what cannot run here."""
-    from toolrl_box.doctor import examine
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|NAME|ID", help="Check this model instead.")
+    ] = None,
+    fmt: Annotated[
+        str | None,
+        typer.Option("--format", help="Its tool format; default: hermes if it fits, else native."),
+    ] = None,
+    env: Annotated[str | None, typer.Option(help="The world whose limits are checked.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `toolrl run`.")
+    ] = None,
+) -> None:
+    """Show versions, machine, models and extras, and what cannot run here; or check a model: exit
+    code 2 when it cannot be trained."""
+    from toolrl_box.doctor import examine, examine_model
 
+    if model is not None:
+        from toolrl_box.config import load
+        from toolrl_box.progress import silence
+
+        silence()
+        options = {"model.name": model, "env.name": env, "format": fmt}
+        found = examine_model(load(None, sets or (), options), fmt)
+        table = Table("check", "", "finding", title=Text(model), title_justify="left")
+        for check in found:
+            verdict = Text(check.verdict, STYLES[check.verdict])
+            table.add_row(check.name, verdict, Text(check.finding))
+        console.print(table)
+        if any(check.verdict == "error" for check in found):
+            raise typer.Exit(USER_ERROR)
+        return
+    if fmt is not None or env is not None or sets:
+        raise ConfigError("--format, --env and --set belong to a model: give --model, too")
     section = ""
     for group, name, finding in examine():
         if group != section:
@@ -470,12 +505,12 @@ def _check_names(settings: RunConfig) -> None:
     """Refuse a wrong name at once; ``lab`` would, after seconds of imports."""
     from toolrl_box import detector_file
     from toolrl_box.envs import build_world
-    from toolrl_box.formats import ALL_FORMATS
+    from toolrl_box.formats import ALL_FORMATS, NATIVE
     from toolrl_box.schemes import build_scheme
 
     build_scheme(settings.scheme.name, settings.scheme.knobs)
     build_world(settings.env.name, settings.env.knobs)
-    lookup("format", settings.format, ALL_FORMATS)
+    lookup("format", settings.format, dict.fromkeys((*ALL_FORMATS, NATIVE)))
     detector_file.make(detector_file.load(settings.guard.detector))
 
 

@@ -70,6 +70,11 @@ class ModelConfig(_Named):
     name: str = Field("pocket", description="a name from `toolrl list models`, or an HF folder/id")
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
+    thinking: bool | None = Field(
+        None,
+        description="format native: whether messages begin with a thinking block, in rollouts and "
+        "in supervised rows alike; left out: as the model's chat template does",
+    )
 
 
 class GRPOSettings(_Section):

@@ -25,8 +25,8 @@ def end_of_message_id(fmt: ToolFormat, encode: Encode) -> int:
     ids = encode(fmt.end_of_message)
     if len(ids) != 1:
         raise ModelError(
-            f"the tokenizer writes {fmt.end_of_message} as {len(ids)} tokens; it must be exactly one"
-            " (add it to the vocabulary)"
+            f"the tokenizer writes {fmt.end_of_message} as {len(ids)} tokens; it must be exactly "
+            "one (add it to the vocabulary)"
         )
     return ids[0]
 

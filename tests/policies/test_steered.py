@@ -217,7 +217,9 @@ def test_a_gold_call_passes_token_by_token_in_the_pocket_vocabulary(
 ) -> None:
     policy = policy_of(pocket_tokenizer, 0)
     pieces = [policy.decode([token]) for token in range(policy.vocabulary)]
-    grammar = TokenGrammar(FORMATS["hermes"].grammar, pieces, {end_of_message_id(FORMATS["hermes"], policy.encode)})
+    grammar = TokenGrammar(
+        FORMATS["hermes"].grammar, pieces, {end_of_message_id(FORMATS["hermes"], policy.encode)}
+    )
     call = {"name": "café", "arguments": {"a": "</b> 世", "n": 12}}
     text = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
     state = grammar.start

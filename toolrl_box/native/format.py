@@ -206,7 +206,7 @@ def _read_frame(template: Template) -> Frame:
     tail = text[text.find(SAID) + len(SAID) :]
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     ids = tokenizer.encode(tail, add_special_tokens=False)
-    end = str(tokenizer.decode(ids[:1])) if ids and ids[0] in special else ""
+    end = _piece(tokenizer, ids[0]) if ids and ids[0] in special else ""
     if SAID not in text or not end or not tail.startswith(end):
         raise ModelError(
             f"the chat template writes {tail[:40]!r} after an assistant's message; native training "
@@ -259,5 +259,9 @@ def _control(
     text += template([USER, TEXT])
     frame = TAG.findall(text[text.find(ASKED) :])
     known = [p for p in dialect.control_tokens if p in tokenizer.get_vocab()]
-    pieces = [str(tokenizer.decode(opening[:1])), *first, *frame, *known]
+    pieces = [_piece(tokenizer, opening[0]), *first, *frame, *known]
     return tuple(dict.fromkeys(pieces))
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    return str(tokenizer.decode([token], clean_up_tokenization_spaces=False))

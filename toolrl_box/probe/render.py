@@ -66,8 +66,10 @@ def render(name: str, chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Rendere
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = apply_template(name, tokenizer, messages[:number], tools, generation_prompt=True)
-        whole = apply_template(name, tokenizer, messages[: number + 1], tools, generation_prompt=False)
+        prompt, whole = (
+            apply_template(name, tokenizer, messages[:stop], tools, generation_prompt=prompts)
+            for stop, prompts in ((number, True), (number + 1, False))
+        )
         if not (prompt.startswith(text) and whole.startswith(prompt)):
             raise ModelError(
                 f"{name}: the chat template is not prefix-preserving: with message {number + 1} it "
