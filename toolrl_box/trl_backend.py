@@ -9,8 +9,8 @@ test, are ``_get_per_token_logps_and_entropies``, ``_prepare_inputs``, ``_comput
 and the instance attribute ``model.forward`` that TRL leaves behind.
 
 Of several processes each takes its share of a step's prompts and of a batch's rows
-(``lockstep`` keeps them together). With LoRA the model is peft's, and a checkpoint holds the adapter
-alone. Left out: vLLM rollouts.
+(``lockstep`` keeps them together). With LoRA the model is peft's, and a checkpoint holds the
+adapter alone. Left out: vLLM rollouts.
 """
 
 from __future__ import annotations

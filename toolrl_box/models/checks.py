@@ -112,7 +112,7 @@ def prefixes(template: Template) -> Check:
 
 def _broken(stop: int, before: str, after: str) -> str:
     same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
-    at = min(len(before), len(after)) if same is None else same
+    at = max(0, (min(len(before), len(after)) if same is None else same) - 12)
     return (
         f"message {stop + 1} ({DIALOGUE[stop].role}) changes what stands before it: "
         f"{before[at : at + 30]!r} becomes {after[at : at + 30]!r}. Format native keeps what was "
@@ -163,7 +163,8 @@ def _fidelity(fmt: Native) -> Check:
         return Check("composition", "note", f"the template alone refuses it: {error}")
     if composed == whole:
         return Check("composition", "ok", "dialogues are written as the template writes them")
-    at = next(i for i, (a, b) in enumerate(zip(composed + "\0", whole + "\1")) if a != b)  # noqa: B905
+    pairs = enumerate(zip(composed + "\0", whole + "\1", strict=False))
+    at = max(0, next(i for i, (a, b) in pairs if a != b) - 12)
     return Check(
         "composition",
         "note",
@@ -228,9 +229,12 @@ def _frame(
     except ModelError as error:
         yield Check("padding", "error", str(error))
     else:
-        own = pad == tokenizer.pad_token
-        why = "" if own else f" in place of {tokenizer.pad_token}, which would hide ends from loss"
-        yield Check("padding", "ok" if own else "note", f"{pad}{why}")
+        if pad == tokenizer.pad_token:
+            yield Check("padding", "ok", pad)
+        else:
+            has = tokenizer.pad_token
+            why = "there is none" if has is None else f"{has} ends messages, too"
+            yield Check("padding", "ok", f"{pad} is taken: {why}")
     yield from _control(tokenizer, fmt.control_tokens)
 
 
@@ -245,7 +249,8 @@ def _control(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> Itera
         yield Check(
             "split tags", "note", f"{listed}: no probability of their own, so not probed apart"
         )
-    special = set(tokenizer.all_special_tokens)
+    added = tokenizer.added_tokens_decoder.values()
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
     fading = [piece for piece in pieces if piece in special]
     if fading:
         yield Check(
@@ -283,7 +288,7 @@ def sizes(
     yield Check(
         "size",
         "ok",
-        f"{count / 1e6:.1f}M parameters, saved as {model.dtype}; full fine-tuning in fp32 takes "
+        f"{count / 1e6:.1f}M parameters, saved as {model.config.dtype or model.dtype}; full fine-tuning in fp32 takes "
         f"{count * 16 / 1e9:.2g} GB without activations",
     )
 
