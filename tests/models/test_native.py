@@ -1,7 +1,7 @@
 """The model's own format: read from real templates, prefix-preserving, the same in SFT and RL.
 
 Templates come from the installed TRL, on the pocket tokenizer with their tags added, so these tests
-run everywhere; with `make tokenizers` the same holds of the real tokenizers.
+run everywhere; `make tokenizers` and `-m slow` show the same of the real tokenizers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 words = st.text(st.sampled_from("abc é7\"{}[]'\n"), min_size=1, max_size=12).map(str.strip)
 said = words.filter(bool).map(lambda text: Message("assistant", f"So {text}."))
-value = st.one_of(words, st.integers(-99, 99), st.booleans(), st.none(), st.lists(words, max_size=2))
+value = st.one_of(
+    words, st.integers(-99, 99), st.booleans(), st.none(), st.lists(words, max_size=2)
+)
 called = st.dictionaries(st.sampled_from(["q", "n"]), value, max_size=2).map(
     lambda arguments: Message("assistant", "", (ToolCall("find", arguments),))
 )
@@ -89,14 +91,13 @@ def holds(fmt: Native, dialogue: list[Message]) -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=15)
 @given(dialogue=dialogues)
-def test_every_dialogue_is_a_prefix_of_its_continuation(
-    name: str, dialogue: list[Message]
-) -> None:
+def test_every_dialogue_is_a_prefix_of_its_continuation(name: str, dialogue: list[Message]) -> None:
     fmt = read_format(templated(name))
     assert fmt.dialect.name == TEMPLATES[name][1]
     holds(fmt, dialogue)
 
 
+@pytest.mark.slow  # loading the real ones takes seconds each
 @pytest.mark.parametrize("name", KINDS)
 @settings(max_examples=5)
 @given(dialogue=dialogues)
@@ -109,6 +110,7 @@ def real(name: str) -> PreTrainedTokenizerBase:
     return tokenizer_of(name)
 
 
+@pytest.mark.slow  # loading the real ones takes seconds each
 @pytest.mark.parametrize("name", KINDS)
 def test_real_messages_end_with_one_token_and_gold_has_slots_for_its_calls(name: str) -> None:
     tokenizer = real(name)
@@ -151,7 +153,7 @@ def test_a_thought_is_no_part_of_the_text_and_hides_no_call() -> None:
     assert (parsed.text, [c.name for c in parsed.calls], parsed.errors) == ("", ["find"], ())
 
 
-def test_the_date_in_a_prompt_is_the_same_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_date_in_a_prompt_is_the_same_every_day() -> None:
     text = read_format(templated("llama3_2")).render([Message("user", "Go.")], (TOOL,))
     assert "Today Date: 26 Jul 2024" in text
 
@@ -186,6 +188,16 @@ def test_calls_that_no_dialect_reads_are_refused() -> None:
     with pytest.raises(ModelError, match="which no dialect reads back; known are: hermes"):
         read_format(odd)
     assert "hermes" in DIALECTS
+
+
+def test_the_bank_finds_a_call_whose_opening_is_fused_with_what_follows() -> None:
+    tokenizer = templated("llama3_2")
+    fmt, encode = read_format(tokenizer), encoder(tokenizer)
+    tasks = make_tasks("bank", 4, 0, ("base",))
+    slots = [SLOTS[slot] for slot in build_bank(tasks, fmt, encode).slots_N]
+    calls = sum(bool(m.tool_calls) for task in tasks for m in task.gold)
+    assert calls <= slots.count("start_call_due")
+    assert slots.count("after_call") == calls
 
 
 def test_llama_has_no_grammar_and_says_so() -> None:
