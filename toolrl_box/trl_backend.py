@@ -163,6 +163,7 @@ class TRLBackend:
         with self._trainer_folder() as folder:
             trainer = _SFT(
                 meter=meter,
+                seed=lambda step: derive(self._config.seed, "dropout", seed_step, done + step),
                 model=self.model,
                 processing_class=self.tokenizer,
                 train_dataset=Dataset.from_list(rows),
@@ -474,11 +475,14 @@ class _GRPO(GRPOTrainer):
 class _SFT(SFTTrainer):
     """SFT with stopwatches and a count of the learned tokens."""
 
-    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: Meter, seed: Callable[[int], int], **kwargs: Any) -> None:
         self._meter = meter
+        self._seed = seed
         super().__init__(**kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Dropout as a function of the step, so that a resumed phase goes on with it.
+        torch.manual_seed(self._seed(self.state.global_step))
         with self._meter.timed("training_step"):
             return super().training_step(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -283,12 +283,12 @@ def sizes(
             f"{longest} positions, rollout.max_tokens = {rollout.max_tokens}",
         )
     yield from _cache(model, rollout)
-    count = model.num_parameters()
+    count, dtype = model.num_parameters(), model.config.dtype or model.dtype
     # Weights, gradients and AdamW's two moments.
     yield Check(
         "size",
         "ok",
-        f"{count / 1e6:.1f}M parameters, saved as {model.config.dtype or model.dtype}; full fine-tuning in fp32 takes "
+        f"{count / 1e6:.1f}M parameters, saved as {dtype}; full fine-tuning in fp32 takes "
         f"{count * 16 / 1e9:.2g} GB without activations",
     )
 
