@@ -70,7 +70,7 @@ class LoRASettings(_Section):
     """An adapter that is trained in place of the weights (docs/models.md)."""
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0, description="the adapter counts alpha / rank times")
+    alpha: int = Field(32, ge=1, description="the adapter counts alpha / rank times")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="in training only, so updates see another policy than sampled"
     )
