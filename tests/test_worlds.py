@@ -8,7 +8,7 @@ from toolrl_box.config import RunConfig, load
 from toolrl_box.envs import ENVS, build_world
 from toolrl_box.errors import ConfigError, DataError
 from toolrl_box.formats import ALL_FORMATS
-from toolrl_box.lab import TaskStream, format_for, gold_bank
+from toolrl_box.lab import TaskStream, check_format, gold_bank
 from toolrl_box.probe.bank import SLOTS
 from toolrl_box.testing import ByteCodec
 from toolrl_box.types import World
@@ -56,8 +56,8 @@ def test_the_probes_bank_is_gold_of_any_world_in_any_of_its_formats(name: str) -
 def test_a_format_that_cannot_write_the_worlds_calls_is_refused() -> None:
     config = load(sets=["env=pocket", "format=icrl"])
     with pytest.raises(ConfigError, match="format 'icrl' cannot write the calls of world 'pocket'"):
-        format_for(config, build_world("pocket", {}))
-    assert format_for(load(sets=["env=search"]), build_world("search", {})).name == "icrl"
+        check_format(config, build_world("pocket", {}))
+    check_format(load(sets=["env=search"]), build_world("search", {}))
 
 
 def test_gold_that_fails_stops_the_run_and_says_why() -> None:

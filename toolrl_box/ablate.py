@@ -38,7 +38,7 @@ from toolrl_box.config import RunConfig, parse, put, read_yaml
 from toolrl_box.durable import write_atomic, writing
 from toolrl_box.envs import build_world
 from toolrl_box.errors import ConfigError, RunFolderError, lookup, unknown
-from toolrl_box.formats import ALL_FORMATS
+from toolrl_box.formats import ALL_FORMATS, NATIVE
 from toolrl_box.launchers import Asked, Launch
 from toolrl_box.runlog import STUDY, RunLog
 from toolrl_box.schemes import build_scheme
@@ -153,7 +153,7 @@ def _check(values: Mapping[str, Any], where: str) -> None:
         config: RunConfig = parse(values)
         build_scheme(config.scheme.name, config.scheme.knobs)
         build_world(config.env.name, config.env.knobs)
-        lookup("format", config.format, ALL_FORMATS)
+        lookup("format", config.format, dict.fromkeys((*ALL_FORMATS, NATIVE)))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import typer
 
 from toolrl_box.commands import BASE_COMMANDS, COMMANDS
+from toolrl_box.commands.terminal import USER_ERROR
 from toolrl_box.errors import ToolRLError
-
-USER_ERROR = 2
 
 app = typer.Typer(
     name="toolrl",

@@ -66,10 +66,33 @@ class EnvConfig(_Named):
         return dict(self.model_extra or {})
 
 
+class LoRASettings(_Section):
+    """An adapter that is trained in place of the weights (docs/models.md)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1, description="the adapter counts alpha / rank times")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="in training only, so updates see another policy than sampled"
+    )
+    target: str | tuple[str, ...] = Field(
+        "all-linear", min_length=1, description="names of modules; all-linear leaves out the head"
+    )
+    four_bit: bool = Field(False, description="QLoRA: the frozen base in 4 bits; CUDA only")
+
+
 class ModelConfig(_Named):
     name: str = Field("pocket", description="a name from `toolrl list models`, or an HF folder/id")
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
+    thinking: bool | None = Field(
+        None,
+        description="format native: whether messages begin with a thinking block, in rollouts and "
+        "in supervised rows alike; left out: as the model's chat template does",
+    )
+    lora: LoRASettings | None = None
+    liger: bool = Field(
+        False, description="Liger's layer kernels, by TRL's use_liger_kernel; CUDA only"
+    )
 
 
 class GRPOSettings(_Section):

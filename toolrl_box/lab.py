@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from toolrl_box import __version__, checkpoints, detector_file
 from toolrl_box.collect import Collector
@@ -30,15 +31,16 @@ from toolrl_box.errors import (
     ConfigError,
     DataError,
     JudgeError,
+    MissingExtraError,
     RunFolderError,
     lookup,
 )
 from toolrl_box.evaluate import Evaluator
-from toolrl_box.formats import ALL_FORMATS
+from toolrl_box.formats import ALL_FORMATS, FORMATS, NATIVE
 from toolrl_box.hinter import Hinter
 from toolrl_box.judge import Judge
 from toolrl_box.lockstep import Lockstep
-from toolrl_box.models import load_model
+from toolrl_box.models import checks, load_model, lora
 from toolrl_box.phases import RL, Context, Outcome, Scheme, WarmedUp
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.probe.bank import Bank, build_bank
@@ -84,6 +86,8 @@ def start(config: RunConfig, run_dir: Path, watch: Watch = Watch(), team: Team =
     with RunLog.create(run_dir, lab.resolved(), environment(config, team)) as log:
         lab.keep_detectors(run_dir)
         watch.begin(config)
+        for note in lab.notes:
+            watch.note(note)
         return lab.drive(log, lab.recorder(log, watch))
 
 
@@ -158,10 +162,23 @@ class _Lab:
         self._detectors = detector_file.make(self._detector_file)
         self._hinter: Hinter | None = None
         self.world = build_world(config.env.name, config.env.knobs)
-        self.fmt = format_for(config, self.world)
+        check_format(config, self.world)
         self._scheme = build_scheme(config.scheme.name, config.scheme.knobs)
         self.scheme: Scheme = WarmedUp(self._scheme, config.warmup_updates)
-        loaded = load_model(config.model.name, config.model.precision)
+        check_switches(config)
+        loaded = load_model(
+            config.model.name,
+            config.model.precision,
+            config.format,
+            config.model.thinking,
+            config.model.lora,
+        )
+        self.fmt = loaded.fmt
+        self.notes = checks.for_run(loaded.model, loaded.tokenizer, loaded.fmt, config.rollout)
+        if config.model.lora is not None:
+            name, seed = config.model.name, derive(config.seed, "lora")
+            wrapped = lora.wrap(loaded.model, config.model.lora, name, seed)
+            loaded = replace(loaded, model=cast(PreTrainedModel, wrapped))
         torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
         # transformers types `to` wrongly.
         self.model = torch.nn.Module.to(loaded.model, team.device)
@@ -329,15 +346,28 @@ class TaskStream:
         return self.tasks[order[place]]
 
 
-def format_for(config: RunConfig, world: World) -> ToolFormat:
-    """The tool format of a run; ConfigError when it cannot write the world's dialogues."""
-    fmt = lookup("format", config.format, ALL_FORMATS)
-    if fmt.name not in world.formats:
+def check_switches(config: RunConfig) -> None:
+    """Raises ConfigError or MissingExtraError for what this machine cannot do."""
+    if config.model.lora is not None:
+        lora.check(config.model.lora)
+    if not config.model.liger:
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError("model.liger needs a CUDA device, and torch sees none; leave it out")
+    if installed("liger-kernel") is None:
+        raise MissingExtraError("model.liger needs liger-kernel: pip install liger-kernel")
+
+
+def check_format(config: RunConfig, world: World) -> None:
+    """Raises ConfigError for a tool format that is none, or cannot write the world's dialogues."""
+    # The model's own writes any tool's calls, as FORMATS do.
+    fitting = [*world.formats, *([NATIVE] if set(world.formats) & set(FORMATS) else [])]
+    lookup("format", config.format, dict.fromkeys((*ALL_FORMATS, NATIVE)))
+    if config.format not in fitting:
         raise ConfigError(
-            f"format '{fmt.name}' cannot write the calls of world '{config.env.name}'; "
-            f"one of: {', '.join(world.formats)}"
+            f"format '{config.format}' cannot write the calls of world '{config.env.name}'; "
+            f"one of: {', '.join(fitting)}"
         )
-    return fmt
 
 
 def gold_bank(config: RunConfig, fmt: ToolFormat, world: World, encode: Encode) -> Bank:

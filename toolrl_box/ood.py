@@ -30,11 +30,12 @@ from toolrl_box import checkpoints
 from toolrl_box.config import RunConfig, parse, read_yaml
 from toolrl_box.durable import write_atomic, writing
 from toolrl_box.envs import build_world
-from toolrl_box.errors import ConfigError, RunFolderError, lookup
+from toolrl_box.errors import ConfigError, RunFolderError
 from toolrl_box.evaluate import Evaluator
-from toolrl_box.formats import ALL_FORMATS
+from toolrl_box.formats import NATIVE
 from toolrl_box.lab import threads_for
 from toolrl_box.models import load_model
+from toolrl_box.native import format_of
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.runlog import EVALUATION, RunLog
 from toolrl_box.seeds import derive
@@ -69,11 +70,12 @@ def suites(config: RunConfig) -> dict[str, tuple[Place, ...]]:
     """The places by suite: ``id``, ``content``, ``format`` (every other format) and ``both``.
 
     A split that the environment does not have (a user's own questions) leaves its suites empty,
-    and so does an environment with one format.
+    and so does an environment with one format, or a run in the model's own format.
     """
     trained = config.format
     env = build_world(config.env.name, config.env.knobs)
-    others = [name for name in env.formats if name != trained]
+    # A model with a frame of its own need not have the tokens of the embedded formats.
+    others = [] if trained == NATIVE else [name for name in env.formats if name != trained]
     every = {
         "id": [Place("in_distribution", "heldout", trained)],
         "content": [Place("content_ood", "ood", trained)],
@@ -169,7 +171,7 @@ def _worlds_played(
 
 def open_policy(model: str, config: RunConfig) -> HFPolicy:
     """The model of a name or folder, in the precision and with the threads of a run's config."""
-    loaded = load_model(model, config.model.precision)
+    loaded = load_model(model, config.model.precision, config.format, config.model.thinking)
     torch.set_num_threads(threads_for(config, loaded.model.num_parameters()))
     pad = int(loaded.tokenizer.pad_token_id)
     return HFPolicy(loaded.model, loaded.tokenizer, loaded.stop_ids, pad)
@@ -185,7 +187,7 @@ def evaluator_at(
     return Evaluator(
         env.tasks(place.split, count, derive(config.env.seed, "evaluation"), categories),
         player,
-        lookup("format", place.format, ALL_FORMATS),
+        format_of(place.format, codec.tokenizer, config.model.thinking),
         env,
         codec.encode,
         codec.decode,

@@ -33,8 +33,9 @@ from toolrl_box.config import parse
 from toolrl_box.durable import writing
 from toolrl_box.envs import build_world
 from toolrl_box.errors import ConfigError, DataError, ModelError, RunFolderError
-from toolrl_box.lab import SMALL_MODEL, format_for, gold_bank
+from toolrl_box.lab import SMALL_MODEL, gold_bank
 from toolrl_box.models import load_causal
+from toolrl_box.native import format_of
 from toolrl_box.probe.bank import SLOTS, Bank
 from toolrl_box.probe.chat import bank_of_chats
 from toolrl_box.probe.markup import given_markup, read_markup
@@ -154,7 +155,7 @@ def _bank(
     world = build_world(config.env.name, config.env.knobs)
     return gold_bank(
         config,
-        format_for(config, world),
+        format_of(config.format, tokenizer, config.model.thinking),
         world,
         lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
     )

@@ -188,10 +188,10 @@ def run_episodes(
     Stop reasons: the environment's own (``done`` if it names none), ``max_messages``,
     ``max_tokens`` and ``error``; for the last three the outcome is empty. The last turn of an
     ended episode has no observation: nobody read it. Raises :class:`ConfigError` for limits
-    below 1 and :class:`ModelError` when ``<|im_end|>`` is not one token.
+    below 1 and :class:`ModelError` when the format's end of a message is not one token.
     """
     limits = Limits(max_messages, max_tokens, max_observation_tokens)
-    end_id = end_of_message_id(encode)
+    end_id = end_of_message_id(fmt, encode)
     rows = zip(tasks, prefills or [""] * len(tasks), strict=True)
     episodes = {
         row: _Episode(task, make_env(), fmt, encode, end_id, limits, prefill=prefill)
@@ -239,7 +239,7 @@ def replay_gold(
     :func:`run_episodes` does, or with ``gold_exhausted``. Log-probs are 0.
     """
     limits = Limits(max_messages, max_tokens, max_observation_tokens)
-    end_id = end_of_message_id(encode)
+    end_id = end_of_message_id(fmt, encode)
     episode = _Episode(task, make_env(), fmt, encode, end_id, limits, source="expert")
     episode.start()
     for message in task.gold:

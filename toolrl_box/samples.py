@@ -19,16 +19,14 @@ from toolrl_box.types import Kind, Rollout, Sample, Task, ToolFormat
 Encode = Callable[[str], list[int]]
 """Text to token ids, without adding special tokens."""
 
-END_OF_MESSAGE = "<|im_end|>"
 
-
-def end_of_message_id(encode: Encode) -> int:
+def end_of_message_id(fmt: ToolFormat, encode: Encode) -> int:
     """The one token that ends a message; :class:`ModelError` when it is not one token."""
-    ids = encode(END_OF_MESSAGE)
+    ids = encode(fmt.end_of_message)
     if len(ids) != 1:
         raise ModelError(
-            f"the tokenizer writes {END_OF_MESSAGE} as {len(ids)} tokens; it must be exactly one"
-            " (add it to the vocabulary)"
+            f"the tokenizer writes {fmt.end_of_message} as {len(ids)} tokens; it must be exactly "
+            "one (add it to the vocabulary)"
         )
     return ids[0]
 
@@ -70,7 +68,7 @@ def dialogue_to_sample(
         raise DataError(
             f"task '{task.id}' has no gold dialogue that begins with an assistant message"
         )
-    end_id = end_of_message_id(encode)
+    end_id = end_of_message_id(fmt, encode)
     prompt = encode(fmt.render(task.prompt, task.tools, generation_prompt=True))
     token_ids = list(prompt)
     loss_mask = [False] * len(prompt)

@@ -11,7 +11,8 @@ and the instance attribute ``model.forward`` that TRL leaves behind.
 Of several processes each takes its share of a step's prompts and of a batch's rows
 (``lockstep`` keeps them together). Who samples is the collector's business: trainers never start
 vLLM. Where it is not this model itself, its tokens are scored again, and the mismatch is logged and
-corrected here and not by TRL, which would take gold rollouts for impossible ones. Left out: LoRA.
+corrected here and not by TRL, which would take gold rollouts for impossible ones. With LoRA the
+model is peft's, and a checkpoint holds the adapter alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is announced by a warning
 
@@ -48,6 +49,7 @@ from toolrl_box.errors import ConfigError, ModelError
 from toolrl_box.losses import shaped, supervised_loss
 from toolrl_box.meter import Meter
 from toolrl_box.mismatch import mismatch, truncated_weights
+from toolrl_box.models import lora
 from toolrl_box.moments import moments, restore
 from toolrl_box.phases import RL, SFT
 from toolrl_box.samples import Encode, dialogue_to_sample, rollout_to_sample
@@ -179,6 +181,7 @@ class TRLBackend:
         with self._trainer_folder() as folder:
             trainer = _SFT(
                 meter=meter,
+                seed=lambda step: derive(self._config.seed, "dropout", seed_step, done + step),
                 model=self.model,
                 processing_class=self.tokenizer,
                 train_dataset=Dataset.from_list(rows),
@@ -265,6 +268,7 @@ class TRLBackend:
             "use_cpu": self.model.device.type == "cpu",
             "bf16": self._config.model.precision == "bf16",
             CHECKPOINTING: self._config.model.gradient_checkpointing,
+            "use_liger_kernel": self._config.model.liger,
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": [],
@@ -283,7 +287,7 @@ class TRLBackend:
             trainer.train()
         # TRL replaces `model.forward` on the instance, around whatever stood there; without this
         # every phase would add a layer of wrapping (pinned by a contract test).
-        vars(self.model).pop("forward", None)
+        vars(lora.inner(self.model)).pop("forward", None)
 
     @contextmanager
     def _trainer_folder(self) -> Iterator[str]:
@@ -299,7 +303,10 @@ class TRLBackend:
     ) -> torch.optim.AdamW:
         if name not in self._optimizers:
             optimizer = torch.optim.AdamW(
-                self.model.parameters(), lr=lr, betas=betas, weight_decay=weight_decay
+                [p for p in self.model.parameters() if p.requires_grad],
+                lr=lr,
+                betas=betas,
+                weight_decay=weight_decay,
             )
             if name in self._pending:
                 restore(optimizer, self._pending.pop(name))
@@ -316,8 +323,11 @@ class TRLBackend:
     # --- checkpoints ------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer and optimiser moments."""
-        self.model.save_pretrained(folder)
+        """Write model (or its adapter alone), tokenizer and optimiser moments."""
+        if lora.is_wrapped(self.model):
+            lora.save(cast(Any, self.model), folder)
+        else:
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         live = {name: moments(optimizer) for name, optimizer in self._optimizers.items()}
         for name, tensors in {**self._pending, **live}.items():
@@ -326,10 +336,13 @@ class TRLBackend:
 
     def load(self, folder: Path) -> None:
         """Weights now; moments when the optimiser is next needed. Nothing is unpickled."""
-        weights = load_file(folder / "model.safetensors")
-        missing, unexpected = self.model.load_state_dict(weights, strict=False)
-        if unexpected or any(name in weights for name in missing):
-            raise ModelError(f"checkpoint {folder} holds weights of another model")
+        if lora.is_wrapped(self.model):
+            lora.load(cast(Any, self.model), folder)
+        else:
+            weights = load_file(folder / "model.safetensors")
+            missing, unexpected = self.model.load_state_dict(weights, strict=False)
+            if unexpected or any(name in weights for name in missing):
+                raise ModelError(f"checkpoint {folder} holds weights of another model")
         self._optimizers.clear()
         self._pending = {
             path.stem.removeprefix(OPTIMIZER_PREFIX): load_file(path)
@@ -388,6 +401,7 @@ class _GRPO(GRPOTrainer):
         self._term_rows = term_rows
         self._shaped_B: torch.Tensor | None = None
         super().__init__(model=model, processing_class=processing_class, **kwargs)
+        lora.forget_reference(model)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -461,7 +475,8 @@ class _GRPO(GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """Log-probs (nats) and entropies of the completion tokens, [B, logits_to_keep] each."""
-        if not torch.is_grad_enabled() and model is self.model:
+        own = not lora.switched_off(model)  # else it is the reference of the KL term
+        if own and not torch.is_grad_enabled() and model is self.model:
             # The old log-probs: the sampler has just measured them, under these very weights.
             return self._sampled(input_ids, logits_to_keep), None, None
         logps, entropies = dense_logprobs(
@@ -494,11 +509,14 @@ class _GRPO(GRPOTrainer):
 class _SFT(SFTTrainer):
     """SFT with stopwatches and a count of the learned tokens."""
 
-    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: Meter, seed: Callable[[int], int], **kwargs: Any) -> None:
         self._meter = meter
+        self._seed = seed
         super().__init__(**kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Dropout as a function of the step, so that a resumed phase goes on with it.
+        torch.manual_seed(self._seed(self.state.global_step))
         with self._meter.timed("training_step"):
             return super().training_step(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 

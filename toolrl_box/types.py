@@ -342,7 +342,7 @@ class MessageParser(Protocol):
 class ToolFormat(Protocol):
     """How tools, calls and results are written as text, and read back.
 
-    All three embedded formats share the ChatML frame; they differ in the tool block.
+    All embedded formats share the ChatML frame; they differ in the tool block.
     """
 
     @property
@@ -351,6 +351,10 @@ class ToolFormat(Protocol):
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """Structural pieces of text whose probability the probe follows, most telling first."""
+
+    @property
+    def end_of_message(self) -> str:
+        """The one token that ends an assistant's message."""
 
     @property
     def call_start(self) -> str:
@@ -381,7 +385,7 @@ class ToolFormat(Protocol):
         """The assistant message's own text, without the frame and without the stop token."""
 
     def render_following(self, messages: Sequence[Message]) -> str:
-        """What stands between an assistant message's ``<|im_end|>`` and the next assistant's
+        """What stands between an assistant message's end token and the next assistant's
         first token: the following tool or user messages and the generation prompt."""
 
     def parse(self, text: str) -> Parsed:

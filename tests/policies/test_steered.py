@@ -170,7 +170,7 @@ def test_under_its_grammar_even_an_untrained_model_writes_sound_messages(
     name: str, temperature: float, pocket_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     fmt, policy = FORMATS[name], policy_of(pocket_tokenizer, 0)
-    end = end_of_message_id(policy.encode)
+    end = end_of_message_id(FORMATS["hermes"], policy.encode)
     policy.stop_ids = frozenset({end})
     pieces = [policy.decode([token]) for token in range(policy.vocabulary)]
     grammar = TokenGrammar(fmt.grammar, pieces, policy.stop_ids)
@@ -217,11 +217,13 @@ def test_a_gold_call_passes_token_by_token_in_the_pocket_vocabulary(
 ) -> None:
     policy = policy_of(pocket_tokenizer, 0)
     pieces = [policy.decode([token]) for token in range(policy.vocabulary)]
-    grammar = TokenGrammar(FORMATS["hermes"].grammar, pieces, {end_of_message_id(policy.encode)})
+    grammar = TokenGrammar(
+        FORMATS["hermes"].grammar, pieces, {end_of_message_id(FORMATS["hermes"], policy.encode)}
+    )
     call = {"name": "café", "arguments": {"a": "</b> 世", "n": 12}}
     text = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
     state = grammar.start
-    for token in [*policy.encode(text), end_of_message_id(policy.encode)]:
+    for token in [*policy.encode(text), end_of_message_id(FORMATS["hermes"], policy.encode)]:
         assert not grammar.refused(state)[token], policy.decode([token])
         state = grammar.after(state, token)
     assert state is None

@@ -33,7 +33,8 @@ from toolrl_box.durable import write_atomic, writing
 from toolrl_box.envs import build_world
 from toolrl_box.errors import ConfigError, RunFolderError, unknown
 from toolrl_box.evaluate import Score, score_of, success_of
-from toolrl_box.lab import format_for
+from toolrl_box.lab import check_format
+from toolrl_box.native import format_of
 from toolrl_box.ood import Place, evaluator_at, open_policy, suites
 from toolrl_box.policies.hf import HFPolicy
 from toolrl_box.policies.steered import (
@@ -44,7 +45,6 @@ from toolrl_box.policies.steered import (
     check_same_vocabulary,
 )
 from toolrl_box.probe.bank import control_ids
-from toolrl_box.samples import END_OF_MESSAGE
 from toolrl_box.seeds import derive
 from toolrl_box.stats import Array
 from toolrl_box.types import Policy, Task, ToolFormat
@@ -175,11 +175,12 @@ def examine(
     """
     config = subject.config
     count = config.eval.ood_tasks if count is None else count
-    fmt = format_for(config, build_world(config.env.name, config.env.knobs))
+    check_format(config, build_world(config.env.name, config.env.knobs))
     chosen = _chosen(config, wanted, always=() if reference is None else ("id", "format"))
     if reference is not None and count < 2:
         raise ConfigError("the counterfactuals need at least 2 tasks: one alone has no interval")
     own = open_policy(str(subject.folder), config)
+    fmt = format_of(config.format, own.tokenizer, config.model.thinking)
     home = suites(config)["id"][0]
     tasks = evaluator_at(home, own, own, config, count).tasks
     other = None if reference is None else open_policy(reference, config)
@@ -240,7 +241,7 @@ def _steerings(
 ) -> dict[str, Steering]:
     """The counterfactuals by name."""
     check_same_vocabulary(own, reference)
-    control = control_ids((*fmt.control_tokens, END_OF_MESSAGE), own.encode)
+    control = control_ids((*fmt.control_tokens, fmt.end_of_message), own.encode)
     pieces = [own.decode([token]) for token in range(own.vocabulary)]
     grammar = TokenGrammar(fmt.grammar, pieces, own.stop_ids)
     forced = Forced(tuple(own.encode(fmt.call_start)), due_calls(tasks, fmt))

@@ -129,10 +129,10 @@ def _check_names(settings: RunConfig) -> None:
     """Refuse a wrong name at once; ``lab`` would, after seconds of imports."""
     from toolrl_box import detector_file
     from toolrl_box.envs import build_world
-    from toolrl_box.formats import ALL_FORMATS
+    from toolrl_box.formats import ALL_FORMATS, NATIVE
     from toolrl_box.schemes import build_scheme
 
     build_scheme(settings.scheme.name, settings.scheme.knobs)
     build_world(settings.env.name, settings.env.knobs)
-    lookup("format", settings.format, ALL_FORMATS)
+    lookup("format", settings.format, dict.fromkeys((*ALL_FORMATS, NATIVE)))
     detector_file.make(detector_file.load(settings.guard.detector))

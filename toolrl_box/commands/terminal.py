@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 RUNS = Path("runs")
+USER_ERROR = 2  # exit code of a mistake that the user can mend
 console = Console()
 
 

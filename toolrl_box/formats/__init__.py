@@ -24,6 +24,9 @@ FORMATS: dict[str, ToolFormat] = {
 IN_CONTEXT: dict[str, ToolFormat] = {"icrl": Icrl()}
 ALL_FORMATS: dict[str, ToolFormat] = {**FORMATS, **IN_CONTEXT}
 
+NATIVE = "native"
+"""The format that a model's own chat template writes; it is made from a tokenizer (``native``)."""
+
 INSTRUCTIONS: dict[str, str] = {
     Hermes.name: Hermes.instructions,
     Pythonic.name: Pythonic.instructions,
@@ -37,6 +40,7 @@ __all__ = [
     "FORMATS",
     "INSTRUCTIONS",
     "IN_CONTEXT",
+    "NATIVE",
     "TOOLS_HEADER",
     "Hermes",
     "Icrl",

@@ -153,6 +153,7 @@ class ChatML:
     call_start: ClassVar[str]
     call_end: ClassVar[str]
     chat_template: ClassVar[str]
+    end_of_message: ClassVar[str] = END
     grammar: ClassVar[TagGrammar]
 
     def write_calls(self, calls: Sequence[ToolCall]) -> str:

@@ -65,6 +65,10 @@ class Icrl:
         return self.markup.open("search")
 
     @property
+    def end_of_message(self) -> str:
+        return END
+
+    @property
     def call_end(self) -> str:
         return self.markup.close("search")
 

@@ -29,7 +29,7 @@ from itertools import groupby
 
 from toolrl_box.errors import DataError
 from toolrl_box.samples import Encode, dialogue_to_sample, end_of_message_id
-from toolrl_box.types import Sample, Task, ToolFormat
+from toolrl_box.types import Message, Sample, Task, ToolFormat
 
 SLOTS = (
     "start_call_due",
@@ -73,16 +73,20 @@ class Span:
 
 def build_bank(tasks: Sequence[Task], fmt: ToolFormat, encode: Encode) -> Bank:
     """The bank of these tasks' gold dialogues. Raises DataError when none of them calls a tool."""
-    end_id = end_of_message_id(encode)
-    opening, closing = encode(fmt.call_start), encode(fmt.call_end)
+    end_id = end_of_message_id(fmt, encode)
     samples = [dialogue_to_sample(task, fmt, encode) for task in tasks]
-    spans = [
-        [
-            Span(start, tuple(name_slots(sample.token_ids[start:stop], opening, closing)))
-            for start, stop in _messages(sample, end_id)
-        ]
-        for sample in samples
-    ]
+    spans = []
+    for task, sample in zip(tasks, samples, strict=True):
+        gold = [message for message in task.gold if message.role == "assistant"]
+        places = _messages(sample, end_id)
+        if len(places) != len(gold):
+            raise DataError(f"task '{task.id}' has {fmt.end_of_message} inside a gold message")
+        spans.append(
+            [
+                Span(start, tuple(_slots(message, sample.token_ids[start:stop], fmt, encode)))
+                for message, (start, stop) in zip(gold, places, strict=True)
+            ]
+        )
     sequences = [sample.token_ids for sample in samples]
     return bank_of_spans(sequences, spans, control_ids(fmt.control_tokens, encode))
 
@@ -130,8 +134,28 @@ def control_ids(pieces: Sequence[str], encode: Encode) -> dict[str, int]:
     return {piece: ids[0] for piece, ids in encoded.items() if len(ids) == 1}
 
 
+def _slots(message: Message, ids: Sequence[int], fmt: ToolFormat, encode: Encode) -> list[str]:
+    """The slot of each token of this gold message."""
+    opening, closing = encode(fmt.call_start), encode(fmt.call_end)
+    if message.tool_calls and _find(ids, opening) is None:
+        # The tokenizer fuses the tag with what follows it: where it begins and ends in the text.
+        text = fmt.render_message(message)
+        begin = text.find(fmt.call_start)
+        first, last = (
+            _shared(ids, encode(text[:stop])) for stop in (begin, begin + len(fmt.call_start))
+        )
+        opening = list(ids[first : max(first + 1, last)])
+    return name_slots(ids, opening, closing)
+
+
+def _shared(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ids), len(others)))
+
+
 def name_slots(ids: Sequence[int], opening: Sequence[int], closing: Sequence[int]) -> list[str]:
-    """The slot of each token of one gold message (its ``<|im_end|>`` included)."""
+    """The slot of each token of one gold message (its end token included)."""
     start = _find(ids, opening)
     if start is None:
         return text_slots(len(ids))

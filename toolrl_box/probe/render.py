@@ -66,8 +66,10 @@ def render(name: str, chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Rendere
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = _template(name, tokenizer, messages[:number], tools, generation_prompt=True)
-        whole = _template(name, tokenizer, messages[: number + 1], tools, generation_prompt=False)
+        prompt, whole = (
+            apply_template(name, tokenizer, messages[:stop], tools, generation_prompt=prompts)
+            for stop, prompts in ((number, True), (number + 1, False))
+        )
         if not (prompt.startswith(text) and whole.startswith(prompt)):
             raise ModelError(
                 f"{name}: the chat template is not prefix-preserving: with message {number + 1} it "
@@ -101,14 +103,17 @@ def tokenise(
     return list(encoded["input_ids"]), list(encoded["offset_mapping"])
 
 
-def _template(
+def apply_template(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     tools: list[Any] | None,
     *,
     generation_prompt: bool,
+    **switches: Any,
 ) -> str:
+    """What the tokenizer's template writes; ``switches`` are the template's own variables. Raises
+    ModelError without a template, DataError naming the dialogue when it is refused."""
     if tokenizer.chat_template is None:
         raise ModelError("the tokenizer has no chat template: set tokenizer.chat_template")
     try:
@@ -118,6 +123,7 @@ def _template(
             tools=tools,
             tokenize=False,
             add_generation_prompt=generation_prompt,
+            **switches,
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise DataError(f"{name}: the chat template refuses it: {error}") from error
