@@ -251,3 +251,7 @@ def test_vllm_rollouts_are_for_one_process(tiny_config: RunConfig) -> None:
     nobody: Any = None
     with pytest.raises(ConfigError, match="one process"):
         sampler_for(configured(tiny_config, engine="vllm"), nobody, nobody, [[1, 2]], processes=2)
+    values = configured(tiny_config, engine="vllm").model_dump()
+    adapted = parse(values | {"model": {"name": "pocket", "lora": {"rank": 2}}})
+    with pytest.raises(ConfigError, match="does not sync adapters"):
+        sampler_for(adapted, nobody, nobody, [[1, 2]])

@@ -34,6 +34,8 @@ def sampler_for(
         return policy
     if processes > 1:
         raise ConfigError("rollout.engine = vllm works in one process: start only one")
+    if config.model.lora is not None:
+        raise ConfigError("rollout.engine = vllm does not sync adapters: leave model.lora out")
     vllm_engines.require()
     length = rollout.max_tokens
     tolerance = rollout.vllm.tolerance or TOLERANCES[config.model.precision]
