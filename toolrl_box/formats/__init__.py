@@ -7,7 +7,7 @@ write certain calls; ``ALL_FORMATS`` is every choice of a run.
 from __future__ import annotations
 
 from toolrl_box.formats._chatml import DEFAULT_SYSTEM, TOOLS_HEADER, to_chat, to_tools
-from toolrl_box.formats._json import read_json_object
+from toolrl_box.formats._json import read_json_object, too_deep
 from toolrl_box.formats._scan import StreamParser
 from toolrl_box.formats.hermes import Hermes
 from toolrl_box.formats.icrl import Icrl
@@ -50,4 +50,5 @@ __all__ = [
     "read_json_object",
     "to_chat",
     "to_tools",
+    "too_deep",
 ]

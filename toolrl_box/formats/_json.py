@@ -54,9 +54,10 @@ def encodable(text: str) -> bool:
     return True
 
 
-def _too_deep(value: Any) -> bool:
+def too_deep(value: Any, limit: int) -> bool:
+    """Whether objects and arrays are nested in more than ``limit`` levels."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(limit):
         children: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -84,7 +85,9 @@ def read_json(text: str) -> tuple[Any, int]:
         raise BadJSON("nested too deeply", start) from None
     except ValueError as error:
         raise BadJSON(str(error), start) from None
-    if text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and _too_deep(value):
+    if text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and too_deep(
+        value, MAX_DEPTH
+    ):
         raise BadJSON("nested too deeply", start)
     if "\\u" in text and not encodable(dumps(value)):
         raise BadJSON("lone surrogate", start)

@@ -17,6 +17,7 @@ from typing import Any
 from toolrl_box.diagnose.readers._open import raw_lines
 from toolrl_box.diagnose.readers._source import Source
 from toolrl_box.diagnose.records import Damage, Origin, Record
+from toolrl_box.formats import too_deep
 
 MAX_DEPTH = 100
 """Nesting of schemas and dumped arguments; what is deeper makes later code recurse too far."""
@@ -140,21 +141,6 @@ def text(value: Any) -> str | None:
 
 def dumps(value: Any) -> str:
     """JSON text with the characters left readable. Raises BadRecord beyond :data:`MAX_DEPTH`."""
-    if too_deep(value):
+    if too_deep(value, MAX_DEPTH):
         raise BadRecord("nested too deeply")
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children.extend(item.values())
-            elif isinstance(item, list):
-                children.extend(item)
-        if not children:
-            return False
-        level = children
-    return True

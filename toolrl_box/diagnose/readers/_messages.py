@@ -12,8 +12,9 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from toolrl_box.diagnose.readers._json import BadRecord, dumps, kind, loads, too_deep
+from toolrl_box.diagnose.readers._json import MAX_DEPTH, BadRecord, dumps, kind, loads
 from toolrl_box.diagnose.records import LoggedCall, LoggedMessage
+from toolrl_box.formats import too_deep
 from toolrl_box.types import Role, ToolSpec
 
 ROLES: Mapping[str, Role] = {
@@ -168,7 +169,7 @@ def tool(value: Any) -> ToolSpec | None:
     if not isinstance(function, dict):
         function = value
     name, schema = function.get("name"), function.get("parameters")
-    if not isinstance(name, str) or too_deep(schema):
+    if not isinstance(name, str) or too_deep(schema, MAX_DEPTH):
         return None
     description = function.get("description")
     return ToolSpec(
